@@ -1,0 +1,97 @@
+"""Files and folders that appear whole or not at all: write beside, fsync, rename."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Half-made folders carry this prefix; readers skip them and `new_folder` sweeps old ones away.
+UNFINISHED = ".unfinished-"
+
+
+def sync(path: Path) -> None:
+    """Ask the operating system to put a file or folder entry on the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step; a crash leaves the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=UNFINISHED, delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """`numpy.save` followed by fsync. Never pickles."""
+    with open(path, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `target` when the block ends well and vanishes otherwise.
+
+    The block may be interrupted at any point, SIGKILL included: `target` then does not exist, and the
+    remains are removed by the next `new_folder` of the same target.
+
+    Raises FileExistsError if `target` exists already when the block ends.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f"{UNFINISHED}{target.name}-"
+    for old in target.parent.glob(f"{prefix}*"):
+        if not _in_use(old):
+            shutil.rmtree(old, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{prefix}{os.getpid()}-"))
+    try:
+        yield work
+        for path in sorted(work.rglob("*")):
+            if path.is_file():
+                sync(path)
+        sync(work)
+        work.chmod(0o755)
+        if target.exists():
+            raise FileExistsError(str(target))
+        os.rename(work, target)
+        sync(target.parent)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether the process that made this unfinished folder (its id is in the name) still lives."""
+    process = folder.name.rsplit("-", 2)[-2]
+    if not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,191 @@
+"""Settings: every default, bound and help text has its only home here.
+
+The command line, the web app and the documentation read the fields' metadata.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from indexing.chunking import CHUNK_SIZE
+from indexing.errors import ConfigError
+
+Settings = TypeVar("Settings")
+
+
+def setting(default: Any, help: str, low: float | None = None, high: float | None = None, **more: Any) -> Any:
+    """A dataclass field with its help text and bounds (inclusive)."""
+    metadata = {"help": help, "low": low, "high": high, **more}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+PAPER = "paper"
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class RetroConfig:
+    """Sizes of a RETRO model, under the reference implementation's field names.
+
+    A JSON file without `mode` was written for the reference and is read in reference mode.
+    """
+
+    mode: str = setting(PAPER, "paper: the paper's positions and 1/sqrt(d); reference: the reference's maths", choices=(PAPER, REFERENCE))
+    num_embeddings: int = setting(28996, "tokens in the vocabulary", 2, 1 << 24)
+    pad_token_idx: int = setting(0, "id of the padding token, which is never read", 0)
+    chunk_size: int = setting(CHUNK_SIZE, "tokens in a chunk (m)", 1, 4096)
+    dropout_p: float = setting(0.1, "dropout while training", 0.0, 0.99)
+    tie_embeddings: bool = setting(False, "output layer = decoder token embeddings")
+    pos_bias: str = setting("linear", "buckets of the relative position bias", choices=("linear", "log-linear"))
+    pos_bias_max_distance: int = setting(1024, "distance from which log-linear buckets are equal", 2)
+
+    enc_share_decoder_embs: bool = setting(False, "encoder uses the decoder's token embeddings (equal widths)")
+    enc_hidden_dim: int = setting(768, "encoder width", 1)
+    enc_num_layers: int = setting(2, "encoder layers", 1, 512)
+    enc_ffn_dim: int = setting(3072, "encoder feed-forward width", 1)
+    enc_num_heads: int = setting(4, "encoder attention heads", 1, 1024)
+    enc_qkv_dim: int = setting(768, "encoder attention width, all heads together", 1)
+    enc_ca_layers: list[int] = setting([0, 1], "encoder layers (from 0) that read the chunk")
+    enc_sa_pos_bias_num_buckets: int = setting(256, "position buckets, encoder self-attention", 1)
+    enc_ca_pos_bias_num_buckets: int = setting(192, "position buckets, encoder cross-attention", 1)
+
+    dec_hidden_dim: int = setting(768, "decoder width", 1)
+    dec_num_layers: int = setting(2, "decoder layers", 1, 512)
+    dec_ffn_dim: int = setting(3072, "decoder feed-forward width", 1)
+    dec_num_heads: int = setting(4, "decoder attention heads", 1, 1024)
+    dec_qkv_dim: int = setting(768, "decoder attention width, all heads together", 1)
+    dec_cca_layers: list[int] = setting([1], "decoder layers (from 0) with chunked cross-attention")
+    dec_sa_pos_bias_num_buckets: int = setting(2048, "position buckets, decoder self-attention", 1)
+    dec_cca_pos_bias_num_buckets: int = setting(192, "position buckets, chunked cross-attention", 1)
+    is_encoder_decoder: bool = setting(False, "accepted for compatibility; has no effect")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        for part in ("enc", "dec"):
+            width, heads = getattr(self, f"{part}_qkv_dim"), getattr(self, f"{part}_num_heads")
+            if width % heads:
+                raise ConfigError(
+                    f"{part}_qkv_dim must be a multiple of {part}_num_heads, got {width} and {heads}. "
+                    f"Nearest multiple: {max(1, round(width / heads)) * heads}."
+                )
+        for name, layers in (("enc_ca_layers", self.enc_num_layers), ("dec_cca_layers", self.dec_num_layers)):
+            bad = [i for i in getattr(self, name) if not 0 <= i < layers]
+            if bad:
+                raise ConfigError(
+                    f"{name} names layer {bad[0]}, but layers count from 0 to {layers - 1}. Remove it."
+                )
+        if self.enc_share_decoder_embs and self.enc_hidden_dim != self.dec_hidden_dim:
+            raise ConfigError(
+                "enc_share_decoder_embs needs equal widths, got "
+                f"enc_hidden_dim {self.enc_hidden_dim} and dec_hidden_dim {self.dec_hidden_dim}. Make them equal."
+            )
+        if self.pad_token_idx >= self.num_embeddings:
+            raise ConfigError(
+                f"pad_token_idx {self.pad_token_idx} is outside a vocabulary of {self.num_embeddings}. "
+                "Give the tokenizer's padding id."
+            )
+
+    @classmethod
+    def from_json(cls, source: Path | str | dict) -> "RetroConfig":
+        """Read a file or an already parsed object; see the class docstring for a missing `mode`."""
+        values = source if isinstance(source, dict) else read_object(Path(source))
+        return from_dict(cls, {"mode": REFERENCE, **values})
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How to continue a prompt."""
+
+    max_new_tokens: int = setting(128, "tokens to write", 1, 1024)
+    temperature: float = setting(0.7, "0 takes the likeliest token; higher is more surprising", 0.0, 2.0)
+    top_k: int = setting(40, "choose among the k likeliest tokens; 0 means all", 0, 1000)
+    top_p: float = setting(0.95, "choose among the likeliest tokens that hold this share of probability", 0.01, 1.0)
+    repetition_penalty: float = setting(1.0, "above 1 makes tokens that were already used less likely", 1.0, 2.0)
+    no_repeat_ngram_size: int = setting(0, "never write the same run of this many tokens twice; 0 allows it", 0, 32)
+    min_length: int = setting(0, "no end of document before this many tokens, prompt included", 0, 1024)
+    seed: int = setting(0, "same seed, same text", 0, 2**31 - 1)
+    num_neighbours: int = setting(2, "neighbours to retrieve for each chunk (k)", 1, 16)
+    retrieval: bool = setting(True, "look up neighbours while writing (Retro[On]) or not (Retro[Off])")
+    ignore_end: bool = setting(False, "keep writing when the model ends the document")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def check_bounds(settings: Any) -> None:
+    """Raise ConfigError for the first field whose type, bound or choice is wrong."""
+    for spec in fields(settings):
+        value, meta = getattr(settings, spec.name), spec.metadata
+        expected = type(_default(spec))
+        fits = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            fits = True
+        if expected is list and isinstance(value, tuple):
+            fits = True
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            raise ConfigError(f"{spec.name} must be {_described(expected)}, got {value!r}.")
+        if expected is list and not all(isinstance(item, int) for item in value):
+            raise ConfigError(f"{spec.name} must be a list of whole numbers, got {value!r}.")
+        low, high = meta.get("low"), meta.get("high")
+        if (low is not None and value < low) or (high is not None and value > high):
+            span = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+            raise ConfigError(f"{spec.name} must be {span}, got {value}.")
+        choices = meta.get("choices")
+        if choices and value not in choices:
+            raise ConfigError(f"{spec.name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def from_dict(cls: type[Settings], values: dict[str, Any]) -> Settings:
+    """Build `cls` from parsed JSON; an unknown key raises ConfigError naming the nearest known one."""
+    known = [spec.name for spec in fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"Unknown setting {key!r}: {cls.__name__} has no such field. The nearest is {near[0]!r}."
+            )
+    return cls(**values)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Parse a JSON file that must hold one object. Raises ConfigError with the place of the mistake."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} must hold a JSON object, got a {type(value).__name__}.")
+    return value
+
+
+def bounds(cls: type, name: str) -> tuple[Any, Any, Any, str]:
+    """(low, high, default, help) of a field, for sliders and argument parsers."""
+    for spec in fields(cls):
+        if spec.name == name:
+            return spec.metadata["low"], spec.metadata["high"], _default(spec), spec.metadata["help"]
+    raise KeyError(name)
+
+
+def _default(spec: dataclasses.Field) -> Any:
+    if spec.default is not dataclasses.MISSING:
+        return spec.default
+    return spec.default_factory()  # type: ignore[misc]
+
+
+def _described(expected: type) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
+    return words[expected]
