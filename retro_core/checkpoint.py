@@ -119,7 +119,7 @@ def load_model(name_or_path: Path | str, device: str | torch.device = "cpu") -> 
     tokenizer = Tokenizer.load(folder)
     _check_tokenizer(tokenizer, config, folder)
     model = _new_model(config)
-    load_weights(model, _read_parts(folder), str(folder))
+    load_weights(model, read_folder(folder), str(folder))
     card = folder / CARD_FILE
     return LoadedModel(
         model=model.to(device).eval(),
@@ -174,6 +174,32 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
             f"itself, got {_kind(content)}. Save it with torch.save(model.state_dict(), FILE)."
         )
     return dict(content)
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, by name, from its model.safetensors or from the files its index names.
+
+    Raises CheckpointError if neither is there, or a file is missing or damaged.
+    """
+    if (folder / WEIGHTS_FILE).is_file():
+        return _read_safetensors(folder / WEIGHTS_FILE)
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        raise CheckpointError(
+            f"Folder {folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}. Copy the whole folder again."
+        )
+    try:
+        where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        # A name with a folder in it would reach outside the model folder.
+        names = sorted({Path(name).name for name in where.values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is not an index of weight files. Copy the folder again.") from error
+    weights: dict[str, Tensor] = {}
+    for name in names:
+        if not (folder / name).is_file():
+            raise _incomplete(folder, name, INDEX_FILE)
+        weights.update(_read_safetensors(folder / name))
+    return weights
 
 
 def load_weights(model: Retro, weights: dict[str, Tensor], source: str) -> None:
@@ -243,29 +269,6 @@ def _folder(name_or_path: Path | str) -> Path:
             f"{paths.DEMO_MODEL!r} for the bundled one, or a path with a slash.{hint}"
         )
     return folder
-
-
-def _read_parts(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a model folder, from its one file or from those its index names."""
-    if (folder / WEIGHTS_FILE).is_file():
-        return _read_safetensors(folder / WEIGHTS_FILE)
-    index = folder / INDEX_FILE
-    if not index.is_file():
-        raise CheckpointError(
-            f"Model folder {folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}. Copy the whole folder again."
-        )
-    try:
-        where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        # A name with a folder in it would reach outside the model folder.
-        names = sorted({Path(name).name for name in where.values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of weight files. Copy the folder again.") from error
-    weights: dict[str, Tensor] = {}
-    for name in names:
-        if not (folder / name).is_file():
-            raise _incomplete(folder, name, INDEX_FILE)
-        weights.update(_read_safetensors(folder / name))
-    return weights
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
