@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 
 # Half-made folders carry this prefix; readers skip them and `new_folder` sweeps old ones away.
 UNFINISHED = ".unfinished-"
+# A folder that is making way for its replacement; `recover` brings it back if that never came.
+PREVIOUS = ".previous-"
 
 
 def sync(path: Path) -> None:
@@ -53,15 +55,19 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends well and vanishes otherwise.
 
-    The block may be interrupted at any point, SIGKILL included: `target` then does not exist, and the
-    remains are removed by the next `new_folder` of the same target.
+    The block may be interrupted at any point, SIGKILL included: `target` is then what it was before, and
+    the remains are removed by the next `new_folder` of the same target.
 
-    Raises FileExistsError if `target` exists already when the block ends.
+    replace  whether an existing `target` gives way at the end. Readers must call `recover` on a missing
+             target, because a crash between the two renames leaves the old folder aside.
+
+    Raises FileExistsError if `target` exists when the block ends and is not to be replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    recover(target)
     prefix = f"{UNFINISHED}{target.name}-"
     for old in target.parent.glob(f"{prefix}*"):
         if not _in_use(old):
@@ -75,12 +81,31 @@ def new_folder(target: Path) -> Iterator[Path]:
         sync(work)
         work.chmod(0o755)
         if target.exists():
-            raise FileExistsError(str(target))
+            if not replace:
+                raise FileExistsError(str(target))
+            os.rename(target, _previous(target))
         os.rename(work, target)
-        sync(target.parent)
     except BaseException:
+        recover(target)
         shutil.rmtree(work, ignore_errors=True)
         raise
+    sync(target.parent)
+    recover(target)
+
+
+def recover(target: Path) -> None:
+    """Finish a replacement of `target` that was cut off: the old folder comes back if there is no new one,
+    and goes otherwise."""
+    previous = _previous(target)
+    if target.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+    elif previous.exists():
+        with suppress(OSError):  # read-only, or somebody else was quicker
+            os.rename(previous, target)
+
+
+def _previous(target: Path) -> Path:
+    return target.parent / f"{PREVIOUS}{target.name}"
 
 
 def _in_use(folder: Path) -> bool:

@@ -1,8 +1,53 @@
-"""Neighbours of a training set, found once and stored beside its chunks."""
+"""Neighbours of training chunks, found once and stored beside them, in the reference's file formats.
+
+A *shard* is a folder with chunks.npy, chunk2seq.npy, seq2chunk.npy and embeddings.npy; every datastore is
+one. The index is all index shards one after the other; a neighbour's id is its place in that row.
+
+    NN-SHARD.neighbours.npy   (N, k) int64 ids, nearest first, -1 where there is none, at the end
+    index.spec.json           [{chunks, seq2chunk, chunk2seq, embeddings}], in the order of the ids
+    data.spec.json            {"shards": [{chunks, seq2chunk, chunk2seq, neighbours}],
+                               "neighbours": {"faiss_index", "index_spec"}}
+
+Paths in a spec are relative to it. The flat index is not stored, so "faiss_index" is null.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from indexing.index import FlatIndex
+from indexing import files
+from indexing.chunks import CHUNK2SEQ_FILE, CHUNKS_FILE, SEQ2CHUNK_FILE
+from indexing.errors import DatastoreError, InputError
+from indexing.index import NO_DOCUMENT, FlatIndex
+from indexing.manifest import EMBEDDINGS_FILE
+from indexing.neighbours import NO_CHUNK
+from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
+
+INDEX_SPEC = "index.spec.json"
+DATA_SPEC = "data.spec.json"
+
+_QUERIES_AT_ONCE = 4096  # between two events: some seconds at 10^5 chunks
+
+
+@dataclass(frozen=True)
+class PrecomputeEvent:
+    """`done` of `total` chunks of the shard in the folder `shard` have their neighbours."""
+
+    shard: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class _Shard:
+    folder: Path
+    embeddings: np.ndarray  # (N, d) float16
+    documents: np.ndarray  # (N,) int64, numbered within the shard
+    num_documents: int
+    has_text: np.ndarray  # (N,) bool: False for chunks of nothing but padding and end marks
 
 
 def nearest_neighbours(
@@ -19,3 +64,91 @@ def nearest_neighbours(
     and inf, at the end.
     """
     return FlatIndex(base, base_documents).search(queries, k, exclude=query_documents)
+
+
+def precompute_neighbours(
+    query_shards: Sequence[Path], index_shards: Sequence[Path], k: int, out: Path
+) -> Iterator[PrecomputeEvent]:
+    """Find k neighbours in `index_shards` for every chunk of `query_shards`; write the files above to `out`.
+
+    A chunk of a shard that is itself in the index gets no neighbour from its own document. The specs are
+    written last, so that a folder with data.spec.json is complete.
+
+    Raises DatastoreError for a folder that is not a shard, or shards whose embeddings differ in width.
+    """
+    if k < 1 or not query_shards or not index_shards:
+        raise InputError(
+            f"Expected at least one shard to ask, one to search and k of 1 or more, got {len(query_shards)}, "
+            f"{len(index_shards)} and {k}."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    indexed = [_open(folder) for folder in index_shards]
+    asking = [_open(folder) for folder in query_shards]
+    widths = {shard.folder.name: shard.embeddings.shape[1] for shard in (*indexed, *asking)}
+    if len(set(widths.values())) > 1:
+        raise DatastoreError(
+            f"Expected embeddings of one width in all shards, got {widths}. Embed them alike."
+        )
+
+    first_document = np.cumsum([0, *(shard.num_documents for shard in indexed)])
+    documents = np.concatenate(
+        [shard.documents + first for shard, first in zip(indexed, first_document, strict=False)]
+    )
+    rows = np.flatnonzero(np.concatenate([shard.has_text for shard in indexed]))
+    vectors = np.concatenate([shard.embeddings for shard in indexed])[rows]
+    index = FlatIndex(vectors, documents[rows], ids=rows)
+    document_base = {shard.folder: int(first) for shard, first in zip(indexed, first_document, strict=False)}
+
+    names = []
+    for number, shard in enumerate(asking):
+        total = len(shard.embeddings)
+        neighbours = np.full((total, k), NO_CHUNK, dtype=np.int64)
+        base = document_base.get(shard.folder)
+        for start in range(0, total, _QUERIES_AT_ONCE):
+            yield PrecomputeEvent(shard.folder.name, start, total)
+            chunk_ids = np.arange(start, min(start + _QUERIES_AT_ONCE, total))
+            chunk_ids = chunk_ids[shard.has_text[chunk_ids]]
+            own = np.full(len(chunk_ids), NO_DOCUMENT) if base is None else shard.documents[chunk_ids] + base
+            neighbours[chunk_ids] = index.search(shard.embeddings[chunk_ids], k, exclude=own)[0]
+        yield PrecomputeEvent(shard.folder.name, total, total)
+        names.append(f"{number:02d}-{shard.folder.name}.neighbours.npy")
+        files.save_array(out / names[-1], neighbours)
+    files.write_json(out / INDEX_SPEC, [_spec(shard, out, embeddings=True) for shard in indexed])
+    files.write_json(
+        out / DATA_SPEC,
+        {
+            "shards": [
+                {**_spec(shard, out), "neighbours": name}
+                for shard, name in zip(asking, names, strict=True)
+            ],
+            "neighbours": {"faiss_index": None, "index_spec": INDEX_SPEC},
+        },
+    )  # fmt: skip
+
+
+def _open(folder: Path) -> _Shard:
+    folder = Path(folder).resolve()
+    try:
+        tokens, documents, first_chunks, embeddings = (
+            np.load(folder / name, mmap_mode="r", allow_pickle=False)
+            for name in (CHUNKS_FILE, CHUNK2SEQ_FILE, SEQ2CHUNK_FILE, EMBEDDINGS_FILE)
+        )
+    except (OSError, ValueError) as error:
+        raise DatastoreError(f"{folder.name!r} is not a shard of chunks: {error}. Build it first.") from error
+    if not len(tokens) == len(documents) == len(embeddings):
+        raise DatastoreError(
+            f"Shard {folder.name!r} has {len(tokens)} chunks, {len(documents)} document numbers and "
+            f"{len(embeddings)} embeddings; expected as many of each. Build it again."
+        )
+    has_text = np.ones(len(tokens), dtype=bool)
+    if (folder / TOKENIZER_FILE).is_file():
+        tokenizer = Tokenizer.load(folder)
+        has_text = ((tokens != tokenizer.pad_id) & (tokens != tokenizer.end_id)).any(axis=1)
+    return _Shard(folder, embeddings, np.asarray(documents, dtype=np.int64), len(first_chunks), has_text)
+
+
+def _spec(shard: _Shard, out: Path, embeddings: bool = False) -> dict[str, str]:
+    names = {"chunks": CHUNKS_FILE, "seq2chunk": SEQ2CHUNK_FILE, "chunk2seq": CHUNK2SEQ_FILE}
+    if embeddings:
+        names["embeddings"] = EMBEDDINGS_FILE
+    return {key: os.path.relpath(shard.folder / name, out.resolve()) for key, name in names.items()}

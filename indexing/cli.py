@@ -1,0 +1,183 @@
+"""python -m indexing build | search | list | inspect | neighbours
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 2 an error said in one sentence,
+130 stopped with Ctrl-C.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from indexing import corpus, paths
+from indexing.build import build, check_free
+from indexing.chunking import CHUNK_SIZE
+from indexing.datastore import Datastore, Hit, list_datastores
+from indexing.embedder import DEFAULT_EMBEDDER, Embedder, SentenceTransformerEmbedder
+from indexing.errors import RetroError
+from indexing.precompute import DATA_SPEC, precompute_neighbours
+from indexing.tokenizer import Tokenizer
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; the exit code. An unusable command line exits (SystemExit 2) as argparse does."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except RetroError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was changed", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m indexing", description="Text in, neighbours out.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    json_flag = argparse.ArgumentParser(add_help=False)
+    json_flag.add_argument("--json", action="store_true", help="print JSON for programs")
+
+    command = commands.add_parser("build", parents=[json_flag], help="make a datastore from text files")
+    command.set_defaults(run=_build)
+    command.add_argument("name", metavar="NAME", help="name of the new datastore, e.g. my-notes")
+    command.add_argument("files", metavar="FILE", nargs="+", help=f"{', '.join(corpus.SUFFIXES)} files")
+    source = command.add_mutually_exclusive_group()
+    source.add_argument("--model", default=paths.DEMO_MODEL, help="use this model's tokenizer (%(default)s)")
+    source.add_argument("--tokenizer", metavar="DIR", help="use the tokenizer.json of this folder instead")
+    command.add_argument("--embedder", default=DEFAULT_EMBEDDER, help="sentence encoder (%(default)s)")
+    command.add_argument("--chunk-size", type=int, default=CHUNK_SIZE, help="tokens a chunk (%(default)s)")
+    command.add_argument("--replace", action="store_true", help="replace a datastore of the same name")
+
+    command = commands.add_parser("search", parents=[json_flag], help="find the chunks nearest to a text")
+    command.set_defaults(run=_search)
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("text", metavar="TEXT")
+    command.add_argument("--k", type=int, default=3, help="how many (%(default)s)")
+
+    command = commands.add_parser("list", parents=[json_flag], help="show which datastores there are")
+    command.set_defaults(run=_list)
+
+    command = commands.add_parser("inspect", parents=[json_flag], help="show what a datastore was made of")
+    command.set_defaults(run=_inspect)
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("--verify", action="store_true", help="also check every file's sha256")
+
+    command = commands.add_parser("neighbours", help="find the neighbours of training chunks")
+    command.set_defaults(run=_neighbours)
+    command.add_argument(
+        "--query", metavar="DIR", type=Path, nargs="+", required=True, help="shards that ask"
+    )
+    command.add_argument(
+        "--index", metavar="DIR", type=Path, nargs="+", required=True, help="shards that answer"
+    )
+    command.add_argument("--k", type=int, default=2, help="neighbours of each chunk (%(default)s)")
+    command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    return parser
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    # What may be wrong is looked at before the embedder is loaded, which takes seconds.
+    if not arguments.replace:
+        check_free(arguments.name)
+    tokenizer = Tokenizer.load(arguments.tokenizer or paths.model_dir(arguments.model))
+    documents = list(corpus.read_files(arguments.files))
+    events = build(
+        arguments.name,
+        documents,
+        tokenizer,
+        make_embedder(arguments.embedder),
+        chunk_size=arguments.chunk_size,
+        replace=arguments.replace,
+    )
+    message = ""
+    for event in events:
+        _progress(event.stage, event.done, event.total)
+        message = event.message
+    if arguments.json:
+        _print_json(_info(arguments.name))
+    else:
+        print(message)
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    datastore = Datastore.open(arguments.name)
+    hits = datastore.search(arguments.text, arguments.k)
+    if arguments.json:
+        _print_json([_hit_json(hit) for hit in hits])
+        return
+    for rank, hit in enumerate(hits, start=1):
+        print(f"{rank}. {hit.title}, character {hit.offset}, squared distance {hit.distance:.3f}")
+        print(f"   {' '.join(hit.text.split())}")
+        if hit.continuation:
+            print(f"   … {' '.join(hit.continuation.split())}")
+
+
+def _hit_json(hit: Hit) -> dict:
+    fields = dataclasses.asdict(hit)
+    return {"document": fields.pop("document_id"), **fields}
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    infos = list_datastores()
+    if arguments.json:
+        _print_json([{**dataclasses.asdict(info), "path": str(info.path)} for info in infos])
+        return
+    for info in infos:
+        kind = "bundled" if info.bundled else info.created
+        print(f"{info.name:<24} {info.num_documents:>7,} documents {info.num_chunks:>9,} chunks  {kind}")
+    if not infos:
+        print("There are no datastores yet: python -m indexing build NAME FILE…")
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    info = _info(arguments.name, arguments.verify)
+    if arguments.json:
+        _print_json(info)
+        return
+    print(f"{info['name']}  ({info['path']})")
+    print(
+        f"  {info['num_documents']:,} documents, {info['num_chunks']:,} chunks of {info['chunk_size']} tokens"
+    )
+    print(f"  built {info['created']}, {sum(file['bytes'] for file in info['files'].values()):,} bytes")
+    for part in ("tokenizer", "embedder"):
+        print(f"  {part} {info[part]['name']} ({info[part]['fingerprint'][:8]})")
+    print(f"  distance: {info['metric']}; fingerprint {info['fingerprint'][:8]}")
+    print("  all files are as they were built" if info["verified"] else "  files have the right sizes")
+
+
+def _info(name: str, verify: bool = False) -> dict:
+    datastore = Datastore.open(name, verify=verify)
+    return {
+        "name": datastore.name,
+        "path": str(datastore.path),
+        "fingerprint": datastore.fingerprint,
+        "verified": verify,
+        **datastore.manifest,
+    }
+
+
+def _neighbours(arguments: argparse.Namespace) -> None:
+    events = precompute_neighbours(arguments.query, arguments.index, arguments.k, arguments.out)
+    for event in events:
+        _progress(event.shard, event.done, event.total)
+    print(arguments.out / DATA_SPEC)
+
+
+def make_embedder(name: str) -> Embedder:
+    """Apart, so that tests can put a quick one in its place."""
+    return SentenceTransformerEmbedder(name)
+
+
+def _progress(what: str, done: int, total: int) -> None:
+    """One line, overwritten on a terminal and repeated in a log."""
+    end = "\r" if sys.stderr.isatty() and done < total else "\n"
+    print(f"{what:<12} {done:>9,} of {total or '?':>9,}" if total else f"{what:<12} {done:>9,}", end=end,
+          file=sys.stderr, flush=True)  # fmt: skip
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
