@@ -1,0 +1,5 @@
+import sys
+
+from retro_core.cli import main
+
+sys.exit(main(sys.argv[1:]))
