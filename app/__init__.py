@@ -1,0 +1,1 @@
+"""RETRO Explorer, the web app: the only room that knows Gradio."""

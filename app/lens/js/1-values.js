@@ -1,0 +1,89 @@
+// Pure functions: numbers and text of a trace, ready to be shown. No document here.
+
+const FULL_GAIN = 2; // nats at which the fill is strongest
+const FILL = 0.65; // opacity of the strongest fill; text on it keeps 4.5 : 1
+const GAMMA = 0.7; // of the attention colours, so that small weights are visible
+
+// Control and direction characters would be invisible or reorder the text around them: show their names.
+function display(text) {
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g,
+    (c) => "⟨U+" + c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0") + "⟩");
+}
+
+// One token in running text: line ends stay visible and stay line ends.
+function displayToken(text) {
+  return display(text).replace(/\n/g, "↵\n");
+}
+
+// One token quoted in a sentence.
+function displayWord(text) {
+  const shown = display(text).replace(/\n/g, "↵").trim();
+  if (shown) return shown.length > 28 ? shown.slice(0, 27) + "…" : shown;
+  return text === "" ? "(part of a character)" : "(space)";
+}
+
+function shorten(text, length) {
+  const shown = display(text).replace(/\s+/g, " ").trim();
+  return shown.length > length ? "…" + shown.slice(-length) : shown;
+}
+
+function percent(share) {
+  const value = share * 100;
+  if (value > 0 && value < 0.1) return "< 0.1 %";
+  return (value < 9.95 ? value.toFixed(1) : Math.round(value).toString()) + " %";
+}
+
+function signed(value) {
+  const text = Math.abs(value).toFixed(2);
+  return (value < 0 && text !== "0.00" ? "−" : "+") + text;
+}
+
+function known(value) {
+  return typeof value === "number" && Number.isFinite(value);
+}
+
+function gainOf(token) {
+  return known(token.lp_on) && known(token.lp_off) ? token.lp_on - token.lp_off : null;
+}
+
+function verdict(gain) {
+  if (gain > 0.1) return "retrieval helped";
+  return gain < -0.1 ? "retrieval hurt" : "little difference";
+}
+
+// Attention as the view carries it -> {rows, cols, at(row, col), max, rowMax, columnMean}.
+function unpack(packed) {
+  if (!packed || !packed.data) return null;
+  const binary = atob(packed.data);
+  const { rows, cols } = packed;
+  const weights = new Float32Array(rows * cols);
+  const rowMax = new Float32Array(rows);
+  const columnMean = new Float32Array(cols);
+  let max = 0;
+  for (let row = 0, i = 0; row < rows; row++) {
+    for (let col = 0; col < cols; col++, i++) {
+      const weight = (binary.charCodeAt(i) / 255) * packed.scale;
+      weights[i] = weight;
+      columnMean[col] += weight / rows;
+      if (weight > rowMax[row]) rowMax[row] = weight;
+    }
+    if (rowMax[row] > max) max = rowMax[row];
+  }
+  let meanMax = 0;
+  for (const mean of columnMean) if (mean > meanMax) meanMax = mean;
+  return { rows, cols, weights, max, rowMax, columnMean, meanMax, at: (row, col) => weights[row * cols + col] };
+}
+
+// Opacity in 32 steps, so that a repaint finds most fills unchanged.
+function strength(value, full) {
+  if (!(value > 0) || !(full > 0)) return 0;
+  return Math.round(Math.min(1, Math.pow(value / full, GAMMA)) * 32) / 32;
+}
+
+function rangeLength(range) {
+  return range[1] - range[0];
+}
+
+function within(index, ranges) {
+  return ranges.some((range) => index >= range[0] && index < range[1]);
+}

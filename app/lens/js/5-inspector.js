@@ -1,0 +1,83 @@
+// What is known about one token. The panel has a fixed height, so hovering moves nothing.
+
+function drawInspector() {
+  const panel = part("inspector");
+  const i = activeToken();
+  const token = i === null || i === undefined ? null : view.trace.tokens[i];
+  if (!token) {
+    panel.replaceChildren(make("p", "lens-hint", "Hover a word, or press an arrow key, to see what it looked at and whether that helped."));
+    return;
+  }
+  const head = make("div", "lens-word", make("b", "", "“" + displayWord(token.text) + "”"));
+  const gain = gainOf(token);
+  if (i === view.pinned) head.append(make("span", "lens-pin-note", "pinned · Esc clears"));
+  if (gain !== null && rowOf(i) !== null) {
+    head.append(make("span", "lens-gain " + (gain > 0.1 ? "lens-helped" : gain < -0.1 ? "lens-hurt" : ""), signed(gain) + " nats · " + verdict(gain)));
+  }
+  panel.replaceChildren(head);
+  if (!known(token.lp_on)) {
+    panel.append(make("p", "lens-hint", view.trace.status && view.trace.status.stage !== "done" ? "Not measured yet." : "The first token is given, not predicted."));
+    return;
+  }
+  panel.append(alternatives(token));
+  panel.append(attended(i, token));
+}
+
+function alternatives(token) {
+  const table = make("div", "lens-alternatives");
+  for (const [label, own, list] of [["with retrieval", token.lp_on, token.alts_on], ["without", token.lp_off, token.alts_off]]) {
+    if (!known(own)) continue;
+    const column = make("div", "", make("div", "lens-alt-head", label, " ", make("b", "", percent(Math.exp(own)))));
+    for (const [text, logProbability] of (list || []).slice(0, 5)) {
+      const probability = Math.exp(logProbability);
+      const name = make("span", "lens-alt-word" + (text === token.text ? " lens-alt-own" : ""), displayWord(text));
+      column.append(make("div", "lens-alt", name, bar(probability, label === "without" ? "lens-fill-grey" : "lens-fill-ink"), make("span", "lens-num", percent(probability))));
+    }
+    table.append(column);
+  }
+  return table;
+}
+
+function attended(i, token) {
+  const line = make("div", "lens-looked");
+  const row = rowOf(i);
+  const chunk = chunkNow();
+  if (row === null) {
+    const owner = view.trace.chunks.findIndex((other) => i >= other.read[0] && i < other.read[1]);
+    line.textContent = owner >= 0
+      ? "This token read the neighbours of chunk " + (owner + 1) + ": click it to go there."
+      : "Nothing was read here: the first chunk has nothing to ask with.";
+    return line;
+  }
+  if (view.map && row < view.map.rows && chunk.neighbours.length) {
+    line.append(make("span", "lens-label", "looked at"));
+    for (const { col, weight } of topColumns(row, 4)) {
+      const j = Math.floor(col / neighbourLength());
+      const word = displayWord(chunk.neighbours[j].tokens[col % neighbourLength()]);
+      line.append(make("span", "lens-chip", "“" + word + "” ", make("small", "", "#" + (j + 1) + " · " + percent(weight))));
+    }
+  }
+  if (token.write && token.write.length) {
+    const layers = view.trace.model.cca_layers;
+    const strengths = token.write.map((value, n) => "layer " + layers[n] + " " + value.toFixed(2));
+    const note = make("span", "lens-write", "write strength " + strengths.join(" · "));
+    note.title = "Length of what cross-attention adds, relative to the state it is added to, in each layer that has it.";
+    line.append(note);
+  }
+  return line;
+}
+
+function topColumns(row, count) {
+  const best = [];
+  const chunk = chunkNow();
+  const cols = Math.min(view.map.cols, chunk.neighbours.length * neighbourLength());
+  for (let col = 0; col < cols; col++) {
+    const weight = view.map.at(row, col);
+    if (best.length < count || weight > best[best.length - 1].weight) {
+      best.push({ col, weight });
+      best.sort((a, b) => b.weight - a.weight);
+      best.length = Math.min(best.length, count);
+    }
+  }
+  return best.filter(({ weight }) => weight > 0);
+}

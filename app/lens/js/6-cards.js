@@ -1,0 +1,103 @@
+// Neighbour cards: where each came from, how close it is, how much it was read and copied.
+
+let cells = []; // span of each map column; null for padding
+let cardsOf = null; // what the cards show, to rebuild them only when it changes
+
+function drawCards() {
+  const chunk = chunkNow();
+  const holder = part("cards");
+  const key = chunk ? JSON.stringify([view.trace.id, chunk.index, stageOf(view.chunk), chunk.neighbours.map((n) => [n.chunk_id, n.share, n.copied])]) : view.trace.id;
+  if (key === cardsOf) return;
+  cardsOf = key;
+  cells = [];
+  holder.replaceChildren();
+  const count = chunk ? chunk.neighbours.length : 0;
+  part("found-note").textContent = count && view.trace.datastore ? "in " + display(view.trace.datastore.name) + ", nearest first" : "";
+  if (!count) {
+    holder.append(make("p", "lens-none", nothingFound(chunk)));
+    return;
+  }
+  chunk.neighbours.forEach((neighbour, j) => holder.append(card(neighbour, j)));
+}
+
+function nothingFound(chunk) {
+  if (chunk && stageOf(view.chunk) === "retrieving") return "Looking for the chunks most like the one that asks…";
+  if (!view.trace.retrieval) return "Retrieval is off. Switch it on and run again to see what the model would have looked up.";
+  if (!chunk) return "No retrieval yet: the first chunk has nothing to ask with.";
+  return "Nothing was found for this chunk.";
+}
+
+function card(neighbour, j) {
+  const title = make("b", "lens-card-title", display(neighbour.title || neighbour.document_id || "untitled"));
+  title.title = display(neighbour.title || "");
+  const rank = make("button", "lens-rank", "#" + neighbour.rank);
+  rank.type = "button";
+  rank.dataset.neighbour = j;
+  rank.setAttribute("aria-pressed", "false");
+  rank.setAttribute("aria-label", "Neighbour " + neighbour.rank + ": show which tokens looked at it");
+  rank.title = "Show which tokens looked at this neighbour";
+  const where = make("span", "lens-where", "@ " + neighbour.offset);
+  where.title = "Starts at character " + neighbour.offset + " of the document";
+  const meters = make("div", "lens-meters");
+  meters.append(meter("closeness", neighbour.closeness, "L2 " + neighbour.distance.toFixed(2), "Longer is closer. Squared L2 distance between the two chunks' embeddings."));
+  if (known(neighbour.share)) meters.append(meter("attention", neighbour.share, percent(neighbour.share), "Share of the reading window's attention that went to this neighbour. The shares of all neighbours sum to 100 %, useful or not."));
+  if (known(neighbour.copied)) meters.append(meter("copied", neighbour.copied, percent(neighbour.copied), "Share of the reading window that also stands here, in runs of at least 3 tokens."));
+  const found = make("div", "lens-passage");
+  neighbour.tokens.forEach((text, p) => {
+    if (p === neighbour.num_neighbour_tokens) found.append(make("span", "lens-continues", "continues ▸"));
+    const column = j * neighbourLength() + p;
+    if (text === "" && (p < neighbour.num_neighbour_tokens ? p >= neighbour.n_len : p - neighbour.num_neighbour_tokens >= neighbour.f_len)) {
+      cells[column] = null;
+      return;
+    }
+    let name = "lens-cell" + (p < neighbour.num_neighbour_tokens ? "" : " lens-cell-next");
+    if (within(p, neighbour.copy_neighbour || [])) name += " lens-copied";
+    const span = make("span", name, displayToken(text));
+    span.dataset.col = column;
+    cells[column] = span;
+    found.append(span);
+  });
+  if (!neighbour.f_len) found.append(make("span", "lens-ends", "the document ends here"));
+  const node = make("article", "lens-neighbour", make("header", "", rank, title, where), meters, found);
+  node.dataset.neighbour = j;
+  node.setAttribute("aria-label", "Neighbour " + neighbour.rank);
+  return node;
+}
+
+function meter(label, share, text, help) {
+  const node = make("div", "lens-meter", make("span", "lens-label", label), bar(share, "lens-fill-teal"), make("span", "lens-num", text));
+  node.title = help;
+  return node;
+}
+
+// Attention of the active token, or of the whole window on average when no token of it is active.
+function colourCells() {
+  const { map } = view;
+  const row = rowOf(activeToken());
+  const rowScale = part("row-scale").checked;
+  cells.forEach((cell, col) => {
+    if (!cell) return;
+    if (!map || col >= map.cols) return tint(cell, "");
+    const value = row !== null && row < map.rows
+      ? strength(map.at(row, col), rowScale ? map.rowMax[row] : map.max)
+      : strength(map.columnMean[col], map.meanMax);
+    tint(cell, fill("teal", value));
+  });
+}
+
+let outlinedCell = null;
+
+function outlineCell(col) {
+  if (outlinedCell === col) return;
+  toggle(cells[outlinedCell], "lens-active", false);
+  toggle(cells[col], "lens-active", true);
+  outlinedCell = col;
+}
+
+function markNeighbour() {
+  for (const node of part("cards").querySelectorAll(".lens-neighbour")) {
+    const on = Number(node.dataset.neighbour) === view.neighbour;
+    node.classList.toggle("lens-chosen", on);
+    node.querySelector(".lens-rank").setAttribute("aria-pressed", String(on));
+  }
+}
