@@ -15,7 +15,7 @@ from indexing import corpus, paths
 from indexing.build import build, check_free
 from indexing.chunking import CHUNK_SIZE
 from indexing.datastore import Datastore, Hit, list_datastores
-from indexing.embedder import DEFAULT_EMBEDDER, Embedder, SentenceTransformerEmbedder
+from indexing.embedder import DEFAULT_EMBEDDER, SentenceTransformerEmbedder
 from indexing.errors import RetroError
 from indexing.precompute import DATA_SPEC, precompute_neighbours
 from indexing.tokenizer import Tokenizer
@@ -89,7 +89,7 @@ def _build(arguments: argparse.Namespace) -> None:
         arguments.name,
         documents,
         tokenizer,
-        make_embedder(arguments.embedder),
+        SentenceTransformerEmbedder(arguments.embedder),
         chunk_size=arguments.chunk_size,
         replace=arguments.replace,
     )
@@ -165,11 +165,6 @@ def _neighbours(arguments: argparse.Namespace) -> None:
     for event in events:
         _progress(event.shard, event.done, event.total)
     print(arguments.out / DATA_SPEC)
-
-
-def make_embedder(name: str) -> Embedder:
-    """Apart, so that tests can put a quick one in its place."""
-    return SentenceTransformerEmbedder(name)
 
 
 def _progress(what: str, done: int, total: int) -> None:
