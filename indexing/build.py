@@ -134,7 +134,5 @@ def _summary(name: str, documents: list[Document], num_chunks: int) -> str:
     summary = f"Built {name!r}: {count(len(documents), 'document')}, {count(num_chunks, 'chunk')}."
     repeated = len(documents) - len({document.text for document in documents})
     if repeated:
-        summary += (
-            f" {count(repeated, 'document')} repeat{'s' if repeated == 1 else ''} an earlier text; kept."
-        )
+        summary += f" {count(repeated, 'document')} with the same text as an earlier one; all were kept."
     return summary

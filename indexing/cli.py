@@ -170,8 +170,8 @@ def _neighbours(arguments: argparse.Namespace) -> None:
 def _progress(what: str, done: int, total: int) -> None:
     """One line, overwritten on a terminal and repeated in a log."""
     end = "\r" if sys.stderr.isatty() and done < total else "\n"
-    print(f"{what:<12} {done:>9,} of {total or '?':>9,}" if total else f"{what:<12} {done:>9,}", end=end,
-          file=sys.stderr, flush=True)  # fmt: skip
+    of = f" of {total:,}" if total else ""
+    print(f"{what}: {done:,}{of}", end=end, file=sys.stderr, flush=True)
 
 
 def _print_json(value: object) -> None:

@@ -19,7 +19,7 @@ FORMAT = "retro-datastore"
 FORMAT_VERSION = 1
 METRIC = "squared L2"
 
-_FILES = (
+FILES = (
     TOKENIZER_FILE,
     CHUNKS_FILE,
     CHUNK2SEQ_FILE,
@@ -40,7 +40,7 @@ _MANIFEST = {
     "num_documents": int,
     "num_chunks": int,
     "num_tokens": int,
-    "files": {name: {"bytes": int, "sha256": str} for name in _FILES},
+    "files": {name: {"bytes": int, "sha256": str} for name in FILES},
 }
 # Up to this size the content is hashed each time a datastore opens (0.1 s); above, on request.
 _HASH_AT_OPEN = 64 << 20
@@ -72,14 +72,14 @@ def read_manifest(path: Path) -> dict:
 
 def fingerprint(manifest: dict) -> str:
     """sha256 over the files' sha256: equal for two datastores exactly when their content is."""
-    lines = (f"{name} {manifest['files'][name]['sha256']}\n" for name in _FILES)
+    lines = (f"{name} {manifest['files'][name]['sha256']}\n" for name in FILES)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def write_manifest(folder: Path, facts: dict) -> None:
     """Write datastore.json from `facts`, adding what the program knows: format, sizes and hashes."""
     contents = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in _FILES
+        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in FILES
     }
     head = {"format": FORMAT, "format_version": FORMAT_VERSION, "metric": METRIC}
     files.write_json(folder / MANIFEST_FILE, {**head, **facts, "files": contents})
@@ -88,7 +88,7 @@ def write_manifest(folder: Path, facts: dict) -> None:
 def check_files(path: Path, manifest: dict, verify: bool) -> None:
     """Raise DatastoreError naming the first file that is not what was built: by its size, and by its
     sha256 if the folder is small or `verify` is set."""
-    for name in _FILES:
+    for name in FILES:
         expected = manifest["files"][name]["bytes"]
         try:
             size = (path / name).stat().st_size
@@ -96,8 +96,8 @@ def check_files(path: Path, manifest: dict, verify: bool) -> None:
             raise damaged(path, f"{name} is missing") from error
         if size != expected:
             raise damaged(path, f"{name} has {size:,} bytes instead of {expected:,}")
-    if verify or sum(manifest["files"][name]["bytes"] for name in _FILES) <= _HASH_AT_OPEN:
-        for name in _FILES:
+    if verify or sum(manifest["files"][name]["bytes"] for name in FILES) <= _HASH_AT_OPEN:
+        for name in FILES:
             if _sha256(path / name) != manifest["files"][name]["sha256"]:
                 raise damaged(path, f"the content of {name} has changed since it was built")
 

@@ -21,7 +21,7 @@ import numpy as np
 from indexing import files
 from indexing.chunks import CHUNK2SEQ_FILE, CHUNKS_FILE, SEQ2CHUNK_FILE
 from indexing.errors import DatastoreError, InputError
-from indexing.index import NO_DOCUMENT, FlatIndex
+from indexing.index import FlatIndex
 from indexing.manifest import EMBEDDINGS_FILE
 from indexing.neighbours import NO_CHUNK
 from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -74,14 +74,13 @@ def precompute_neighbours(
     A chunk of a shard that is itself in the index gets no neighbour from its own document. The specs are
     written last, so that a folder with data.spec.json is complete.
 
-    Raises DatastoreError for a folder that is not a shard, or shards whose embeddings differ in width.
+    Raises InputError (nothing to do), DatastoreError (not a shard, or embeddings of different widths).
     """
     if k < 1 or not query_shards or not index_shards:
         raise InputError(
             f"Expected at least one shard to ask, one to search and k of 1 or more, got {len(query_shards)}, "
             f"{len(index_shards)} and {k}."
         )
-    out.mkdir(parents=True, exist_ok=True)
     indexed = [_open(folder) for folder in index_shards]
     asking = [_open(folder) for folder in query_shards]
     widths = {shard.folder.name: shard.embeddings.shape[1] for shard in (*indexed, *asking)}
@@ -90,40 +89,36 @@ def precompute_neighbours(
             f"Expected embeddings of one width in all shards, got {widths}. Embed them alike."
         )
 
-    first_document = np.cumsum([0, *(shard.num_documents for shard in indexed)])
-    documents = np.concatenate(
-        [shard.documents + first for shard, first in zip(indexed, first_document, strict=False)]
-    )
+    if len({shard.folder for shard in indexed}) < len(indexed):
+        raise InputError("Expected each index shard once, got one of them twice. Leave the repeated one out.")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / DATA_SPEC).unlink(missing_ok=True)
+
+    first_document = np.cumsum([0, *(shard.num_documents for shard in indexed)])[:-1]
+    documents = np.concatenate([s.documents + f for s, f in zip(indexed, first_document, strict=True)])
     rows = np.flatnonzero(np.concatenate([shard.has_text for shard in indexed]))
     vectors = np.concatenate([shard.embeddings for shard in indexed])[rows]
     index = FlatIndex(vectors, documents[rows], ids=rows)
-    document_base = {shard.folder: int(first) for shard, first in zip(indexed, first_document, strict=False)}
+    first_of = {shard.folder: first for shard, first in zip(indexed, first_document, strict=True)}
 
     names = []
     for number, shard in enumerate(asking):
         total = len(shard.embeddings)
         neighbours = np.full((total, k), NO_CHUNK, dtype=np.int64)
-        base = document_base.get(shard.folder)
+        first = first_of.get(shard.folder)
         for start in range(0, total, _QUERIES_AT_ONCE):
             yield PrecomputeEvent(shard.folder.name, start, total)
             chunk_ids = np.arange(start, min(start + _QUERIES_AT_ONCE, total))
             chunk_ids = chunk_ids[shard.has_text[chunk_ids]]
-            own = np.full(len(chunk_ids), NO_DOCUMENT) if base is None else shard.documents[chunk_ids] + base
+            own = None if first is None else shard.documents[chunk_ids] + first
             neighbours[chunk_ids] = index.search(shard.embeddings[chunk_ids], k, exclude=own)[0]
         yield PrecomputeEvent(shard.folder.name, total, total)
         names.append(f"{number:02d}-{shard.folder.name}.neighbours.npy")
         files.save_array(out / names[-1], neighbours)
     files.write_json(out / INDEX_SPEC, [_spec(shard, out, embeddings=True) for shard in indexed])
-    files.write_json(
-        out / DATA_SPEC,
-        {
-            "shards": [
-                {**_spec(shard, out), "neighbours": name}
-                for shard, name in zip(asking, names, strict=True)
-            ],
-            "neighbours": {"faiss_index": None, "index_spec": INDEX_SPEC},
-        },
-    )  # fmt: skip
+    shards = [{**_spec(shard, out), "neighbours": name} for shard, name in zip(asking, names, strict=True)]
+    index_spec = {"faiss_index": None, "index_spec": INDEX_SPEC}
+    files.write_json(out / DATA_SPEC, {"shards": shards, "neighbours": index_spec})
 
 
 def _open(folder: Path) -> _Shard:

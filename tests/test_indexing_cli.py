@@ -1,0 +1,100 @@
+"""The commands people type: what they print, and how they fail."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import SENTENCES
+from fakes import HashingEmbedder
+
+from indexing import paths
+from indexing.cli import main
+
+
+@pytest.fixture(autouse=True)
+def quick_world(tokenizer, monkeypatch):
+    """A model `demo` that is only a tokenizer, and an embedder that needs no loading."""
+    monkeypatch.setattr(paths, "ASSETS", paths.home() / "no-assets")
+    folder = paths.models_dir() / "demo"
+    folder.mkdir(parents=True)
+    tokenizer.save(folder)
+    for module in ("indexing.cli", "indexing.datastore"):
+        monkeypatch.setattr(f"{module}.SentenceTransformerEmbedder", HashingEmbedder)
+
+
+@pytest.fixture
+def corpus_file(tmp_path):
+    file = tmp_path / "facts.jsonl"
+    rows = [{"text": " ".join(SENTENCES[i:] * 3), "title": f"Fact {i}"} for i in range(6)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def test_build_search_inspect_and_list(corpus_file, capsys):
+    assert main(["build", "facts", corpus_file]) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("Built 'facts': 6 documents,") and "embedding" in output.err
+
+    assert main(["search", "facts", "honey bees dancing on the comb", "--k", "2", "--json"]) == 0
+    hits = json.loads(capsys.readouterr().out)
+    assert len(hits) == 2
+    assert {"document", "title", "offset", "distance", "text", "continuation"} <= set(hits[0])
+    assert "bees" in hits[0]["text"] and hits[0]["distance"] <= hits[1]["distance"]
+
+    assert main(["search", "facts", "honey bees", "--k", "1"]) == 0
+    assert capsys.readouterr().out.startswith("1. Fact")
+
+    assert main(["inspect", "facts", "--verify", "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert (info["name"], info["num_documents"], info["tokenizer"]["name"]) == ("facts", 6, "demo")
+    assert main(["inspect", "facts"]) == 0 and "6 documents" in capsys.readouterr().out
+
+    assert main(["list", "--json"]) == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == ["facts"]
+    assert main(["list"]) == 0 and capsys.readouterr().out.startswith("facts")
+
+
+def test_neighbours_of_a_datastore_in_itself(corpus_file, capsys, tmp_path):
+    assert main(["build", "facts", corpus_file]) == 0
+    folder = str(paths.datastore_dir("facts"))
+    out = tmp_path / "out"
+    assert main(["neighbours", "--query", folder, "--index", folder, "--k", "2", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out / "data.spec.json")
+    assert (
+        json.loads((out / "data.spec.json").read_text())["shards"][0]["neighbours"]
+        == "00-facts.neighbours.npy"
+    )
+
+
+def test_errors_are_one_sentence_on_stderr_and_exit_2(corpus_file, capsys, tmp_path):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": "fine"}\n' * 6 + "{\n")
+    assert main(["build", "facts", corpus_file]) == 0
+    capsys.readouterr()
+    for arguments, sentence in [
+        (["build", "other", str(broken)], "error: Line 7 of broken.jsonl is not valid JSON"),
+        (["build", "facts", corpus_file], "error: A datastore 'facts' exists already"),
+        (["build", "Bad Name", corpus_file], "error: 'Bad Name' cannot be used as a name"),
+        (["build", "other", corpus_file, "--model", "absent"], "error: Expected a tokenizer at"),
+        (["search", "absent", "x"], "error: There is no datastore 'absent'"),
+        (["search", "facts", " "], "error: Expected a text to search for"),
+        (["inspect", "absent", "--json"], "error: There is no datastore 'absent'"),
+    ]:
+        assert main(arguments) == 2
+        output = capsys.readouterr()
+        assert output.err.startswith(sentence) and output.err.count("\n") == 1 and output.out == ""
+    with pytest.raises(SystemExit) as caught:
+        main(["search"])
+    assert caught.value.code == 2
+
+
+def test_help_needs_no_heavy_library():
+    code = (
+        "import sys\nfrom indexing.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print([m for m in ('torch', 'transformers', 'faiss') if m in sys.modules])"
+    )
+    root = str(__import__("pathlib").Path(__file__).resolve().parent.parent)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert result.stdout.startswith("usage: python -m indexing") and result.stdout.endswith("[]\n")

@@ -1,0 +1,108 @@
+"""Precomputed neighbours are exact, never from the chunk's own document, and readable as the reference's."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import SENTENCES
+
+from indexing.build import build
+from indexing.corpus import Document
+from indexing.datastore import Datastore
+from indexing.errors import DatastoreError, InputError
+from indexing.precompute import nearest_neighbours, precompute_neighbours
+
+M = 8
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def test_exact_although_the_own_document_crowds_the_neighbourhood():
+    chance = np.random.default_rng(5)
+    documents = np.sort(chance.integers(0, 7, 701))  # about 100 chunks each, all close together
+    centres = chance.normal(size=(7, 13))
+    vectors = unit(centres[documents] + 0.2 * chance.normal(size=(701, 13)))
+    own = np.where(np.arange(701) % 5 == 0, -1, documents)  # every fifth excludes nothing
+
+    ids, distances = nearest_neighbours(vectors, vectors, 3, own, documents)
+
+    full = vectors.astype(np.float32)
+    table = ((full[:, None] - full[None]) ** 2).sum(-1)
+    table[own[:, None] == documents[None]] = np.inf
+    assert np.allclose(distances, np.sort(table, axis=1)[:, :3], atol=1e-6)
+    assert np.allclose(np.take_along_axis(table, ids, axis=1), distances, atol=1e-6)
+    assert (ids[::5, 0] == np.arange(701)[::5]).all(), "with nothing excluded, each is nearest to itself"
+
+
+def test_fewer_than_k_are_padded_at_the_end():
+    vectors = unit(np.eye(4, 13) + 0.1)
+    ids, distances = nearest_neighbours(vectors, vectors, 6, np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]))
+    assert (np.sort(ids[:2, :2]) == [2, 3]).all() and (np.sort(ids[2:, :2]) == [0, 1]).all()
+    assert (ids[:, 2:] == -1).all() and np.isinf(distances[:, 2:]).all()
+    ids, _ = nearest_neighbours(vectors, vectors, 1, np.zeros(4), np.zeros(4))
+    assert (ids == -1).all()
+
+
+@pytest.fixture
+def shards(tokenizer, embedder, tmp_path):
+    """Two shards of the index, and one that is not in it."""
+    folders = []
+    for number, name in enumerate(("old-edition", "new-edition", "held-out")):
+        documents = [
+            Document(str(i), str(i), " ".join([sentence, f"Edition {number}."] * (i + 1)), "x")
+            for i, sentence in enumerate(SENTENCES)
+        ]
+        folders.append(tmp_path / "shards" / name)
+        list(build(folders[-1], documents, tokenizer, embedder, chunk_size=M))
+    return folders
+
+
+def test_files_in_the_reference_format(shards, tmp_path):
+    out = tmp_path / "neighbours"
+    old, new, held_out = shards
+    events = list(precompute_neighbours([new, held_out], [old, new], 3, out))
+    assert [(event.shard, event.done == event.total) for event in events] == [
+        ("new-edition", False),
+        ("new-edition", True),
+        ("held-out", False),
+        ("held-out", True),
+    ]
+
+    # Read everything by the specs alone, as the reference does: each path relative to its spec.
+    data = json.loads((out / "data.spec.json").read_text())
+    spec_file = out / data["neighbours"]["index_spec"]
+    index = json.loads(spec_file.read_text())
+    load = lambda path: np.load(out / path)  # noqa: E731
+    assert [set(shard) for shard in index] == [{"chunks", "seq2chunk", "chunk2seq", "embeddings"}] * 2
+    embeddings = np.concatenate([load(shard["embeddings"]) for shard in index])
+    tokens = np.concatenate([load(shard["chunks"]) for shard in index])
+    counts = [len(load(shard["seq2chunk"])) for shard in index]
+    documents = np.concatenate([load(shard["chunk2seq"]) + counts[0] * n for n, shard in enumerate(index)])
+
+    for number, (shard, folder) in enumerate(zip(data["shards"], (new, held_out), strict=True)):
+        assert set(shard) == {"chunks", "seq2chunk", "chunk2seq", "neighbours"}
+        datastore = Datastore.open(folder)
+        neighbours = load(shard["neighbours"])
+        assert neighbours.dtype == np.int64 and neighbours.shape == (len(datastore.chunks), 3)
+        own = load(shard["chunk2seq"]) + counts[0] if number == 0 else np.full(len(neighbours), -1)
+        for row, ids in enumerate(neighbours):
+            if not (set(load(shard["chunks"])[row].tolist()) - {0, 1}):
+                assert (ids == -1).all(), "an end mark alone has no neighbours"
+                continue
+            difference = embeddings.astype(np.float32) - datastore.embeddings[row].astype(np.float32)
+            distances = (difference**2).sum(1)
+            distances[(documents == own[row]) | ~((tokens != 0) & (tokens != 1)).any(1)] = np.inf
+            assert np.allclose(distances[ids], np.sort(distances)[:3], atol=1e-5)
+
+
+def test_what_is_no_shard_is_refused(shards, tmp_path):
+    with pytest.raises(DatastoreError, match="'nowhere' is not a shard of chunks"):
+        next(precompute_neighbours([tmp_path / "nowhere"], shards, 2, tmp_path / "out"))
+    with pytest.raises(InputError, match="got 1, 0 and 2"):
+        next(precompute_neighbours(shards[:1], [], 2, tmp_path / "out"))
+    np.save(shards[0] / "embeddings.npy", np.zeros((3, 48), dtype=np.float16))
+    with pytest.raises(DatastoreError, match="old-edition.*3 embeddings; expected as many"):
+        next(precompute_neighbours(shards[:1], shards[:1], 2, tmp_path / "out"))
+    assert not (tmp_path / "out" / "data.spec.json").exists()
