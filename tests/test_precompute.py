@@ -36,6 +36,15 @@ def test_exact_although_the_own_document_crowds_the_neighbourhood():
     assert (ids[::5, 0] == np.arange(701)[::5]).all(), "with nothing excluded, each is nearest to itself"
 
 
+def test_near_duplicates_are_ordered_alike_alone_and_in_company():
+    # faiss takes another, differently rounding way for 20 queries and more.
+    chance = np.random.default_rng(5)
+    vectors = unit(chance.normal(size=(1, 384)) + 0.01 * chance.normal(size=(1009, 384)))
+    together, _ = nearest_neighbours(vectors[:101], vectors, 5)
+    alone = [nearest_neighbours(vectors[row : row + 1], vectors, 5)[0] for row in range(101)]
+    assert np.array_equal(together, np.concatenate(alone))
+
+
 def test_fewer_than_k_are_padded_at_the_end():
     vectors = unit(np.eye(4, 13) + 0.1)
     ids, distances = nearest_neighbours(vectors, vectors, 6, np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]))
