@@ -10,6 +10,7 @@ from indexing.build import build
 from indexing.corpus import Document
 from indexing.datastore import Datastore
 from indexing.errors import DatastoreError, InputError
+from indexing.index import FlatIndex
 from indexing.precompute import nearest_neighbours, precompute_neighbours
 
 M = 8
@@ -39,9 +40,10 @@ def test_exact_although_the_own_document_crowds_the_neighbourhood():
 def test_near_duplicates_are_ordered_alike_alone_and_in_company():
     # faiss takes another, differently rounding way for 20 queries and more.
     chance = np.random.default_rng(5)
-    vectors = unit(chance.normal(size=(1, 384)) + 0.01 * chance.normal(size=(1009, 384)))
-    together, _ = nearest_neighbours(vectors[:101], vectors, 5)
-    alone = [nearest_neighbours(vectors[row : row + 1], vectors, 5)[0] for row in range(101)]
+    vectors = unit(chance.normal(size=(1, 384)) + 0.01 * chance.normal(size=(3001, 384)))
+    index = FlatIndex(vectors)
+    together, _ = index.search(vectors[:307], 5)
+    alone = [index.search(vectors[row : row + 1], 5)[0] for row in range(307)]
     assert np.array_equal(together, np.concatenate(alone))
 
 
