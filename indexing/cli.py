@@ -17,6 +17,7 @@ from indexing.chunking import CHUNK_SIZE
 from indexing.datastore import Datastore, Hit, list_datastores
 from indexing.embedder import DEFAULT_EMBEDDER, SentenceTransformerEmbedder
 from indexing.errors import RetroError
+from indexing.manifest import check_files
 from indexing.precompute import DATA_SPEC, precompute_neighbours
 from indexing.tokenizer import Tokenizer
 
@@ -64,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("inspect", parents=[json_flag], help="show what a datastore was made of")
     command.set_defaults(run=_inspect)
     command.add_argument("name", metavar="NAME")
-    command.add_argument("--verify", action="store_true", help="also check every file's sha256")
+    command.add_argument(
+        "--verify", action="store_true", help="check every file's sha256 even if it takes a while"
+    )
 
     command = commands.add_parser("neighbours", help="find the neighbours of training chunks")
     command.set_defaults(run=_neighbours)
@@ -146,16 +149,16 @@ def _inspect(arguments: argparse.Namespace) -> None:
     for part in ("tokenizer", "embedder"):
         print(f"  {part} {info[part]['name']} ({info[part]['fingerprint'][:8]})")
     print(f"  distance: {info['metric']}; fingerprint {info['fingerprint'][:8]}")
-    print("  all files are as they were built" if info["verified"] else "  files have the right sizes")
+    print("  all files are as they were built" if info["verified"] else "  all files have the right size")
 
 
 def _info(name: str, verify: bool = False) -> dict:
-    datastore = Datastore.open(name, verify=verify)
+    datastore = Datastore.open(name)
     return {
         "name": datastore.name,
         "path": str(datastore.path),
         "fingerprint": datastore.fingerprint,
-        "verified": verify,
+        "verified": check_files(datastore.path, datastore.manifest, hash_all=verify),
         **datastore.manifest,
     }
 

@@ -110,19 +110,17 @@ class Datastore:
         name_or_path: str | Path,
         tokenizer: Tokenizer | None = None,
         embedder: Embedder | None = None,
-        verify: bool = False,
     ) -> "Datastore":
         """Open a datastore by name (the user's, else the bundled one) or by the path of its folder.
 
         tokenizer  the one that queries will be made with: must be the one the datastore was built with
         embedder   one to share; the datastore's own is loaded when needed otherwise
-        verify     compare every file's sha256 even if the folder is large
 
         Raises MismatchError naming both, or DatastoreError if the folder is missing, incomplete or damaged.
         """
         path = find(name_or_path)
         manifest = read_manifest(path)
-        check_files(path, manifest, verify)
+        check_files(path, manifest)
         own = Tokenizer.load(path)
         own.name = manifest["tokenizer"]["name"]
         _check_same("tokenizer", path, manifest["tokenizer"], tokenizer or own)

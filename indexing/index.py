@@ -10,8 +10,8 @@ from indexing.neighbours import NO_CHUNK
 
 NO_DOCUMENT = -1  # excludes nothing
 
-# Candidates fetched beyond the k asked for. faiss rounds differently for one query and for many; the
-# surplus lets `search` put the best k in one order for both.
+# Candidates fetched beyond the k asked for. faiss rounds differently for one query and for hundreds, so
+# that near-duplicates come in another order; among the surplus `search` finds the same k for both.
 _SURPLUS = 16
 # Candidates looked at together; their vectors take 100 MB at 384 dimensions.
 _CANDIDATES = 1 << 16

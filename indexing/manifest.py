@@ -85,9 +85,11 @@ def write_manifest(folder: Path, facts: dict) -> None:
     files.write_json(folder / MANIFEST_FILE, {**head, **facts, "files": contents})
 
 
-def check_files(path: Path, manifest: dict, verify: bool) -> None:
-    """Raise DatastoreError naming the first file that is not what was built: by its size, and by its
-    sha256 if the folder is small or `verify` is set."""
+def check_files(path: Path, manifest: dict, hash_all: bool = False) -> bool:
+    """Raise DatastoreError naming the first file that is not as it was built.
+
+    Sizes are compared always, sha256 if the folder is small or `hash_all` is set; True if they were.
+    """
     for name in FILES:
         expected = manifest["files"][name]["bytes"]
         try:
@@ -96,10 +98,11 @@ def check_files(path: Path, manifest: dict, verify: bool) -> None:
             raise damaged(path, f"{name} is missing") from error
         if size != expected:
             raise damaged(path, f"{name} has {size:,} bytes instead of {expected:,}")
-    if verify or sum(manifest["files"][name]["bytes"] for name in FILES) <= _HASH_AT_OPEN:
-        for name in FILES:
-            if _sha256(path / name) != manifest["files"][name]["sha256"]:
-                raise damaged(path, f"the content of {name} has changed since it was built")
+    hash_all = hash_all or sum(manifest["files"][name]["bytes"] for name in FILES) <= _HASH_AT_OPEN
+    for name in FILES if hash_all else ():
+        if _sha256(path / name) != manifest["files"][name]["sha256"]:
+            raise damaged(path, f"the content of {name} has changed since it was built")
+    return hash_all
 
 
 def damaged(path: Path, what: str) -> DatastoreError:
