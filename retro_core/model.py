@@ -422,6 +422,7 @@ class Retro(nn.Module):
         input_mask = (input_ids != pad) if input_mask is None else input_mask.bool()
         num_chunks = input_ids.shape[1] // m
         reads = neighbour_ids is not None and bool(self.config.dec_cca_layers)
+        reads = reads and 0 not in neighbour_ids.shape[2:]  # k = 0 is Retro[Off] too
         if reads:
             neighbour_mask = (neighbour_ids != pad) if neighbour_mask is None else neighbour_mask.bool()
         encoded: list[Tensor] | None = None
@@ -469,12 +470,15 @@ class Retro(nn.Module):
         n, m = input_ids.shape[1], self.config.chunk_size
         if n == 0:
             raise InputError("Expected at least one token, got an empty sequence. Give some text.")
-        highest = int(input_ids.max())
-        if highest >= self.config.num_embeddings or int(input_ids.min()) < 0:
-            raise InputError(
-                f"Token id {highest} is outside the model's vocabulary of {self.config.num_embeddings}. "
-                "Use the tokenizer that belongs to the model."
-            )
+        for ids in (input_ids, neighbour_ids):
+            if ids is None or ids.numel() == 0:
+                continue
+            lowest, highest = (int(edge) for edge in torch.aminmax(ids))
+            if lowest < 0 or highest >= self.config.num_embeddings:
+                raise InputError(
+                    f"Token id {lowest if lowest < 0 else highest} is outside the model's vocabulary of "
+                    f"{self.config.num_embeddings}. Use the tokenizer that belongs to the model."
+                )
         if neighbour_ids is not None and neighbour_ids.shape[1] not in (n // m, -(-n // m)):
             raise InputError(
                 f"{n} tokens have {n // m} complete chunks of {m}, got neighbours for "
