@@ -61,12 +61,22 @@ def synthetic_view(
         "title": f"Recorded example: lighthouses{payload}",
         "created": "2026-11-21T22:00:00Z",
         "model": {
-            "name": "demo", "fingerprint": "0" * 64, "parameters": 6_200_000, "cca_layers": LAYERS,
-            "heads": HEADS, "chunk_size": CHUNK, "num_neighbours": num_neighbours, "neighbour_len": LENGTH,
+            "name": "demo",
+            "fingerprint": "0" * 64,
+            "parameters": 6_200_000,
+            "cca_layers": LAYERS,
+            "heads": HEADS,
+            "chunk_size": CHUNK,
+            "num_neighbours": num_neighbours,
+            "neighbour_len": LENGTH,
         },
         "datastore": {
-            "name": "factbook", "fingerprint": "1" * 64, "embedder": "all-MiniLM-L6-v2",
-            "metric": "squared L2", "num_chunks": 9001, "num_documents": 1245,
+            "name": "factbook",
+            "fingerprint": "1" * 64,
+            "embedder": "all-MiniLM-L6-v2",
+            "metric": "squared L2",
+            "num_chunks": 9001,
+            "num_documents": 1245,
         },
         "retrieval": True,
         "sampling": {"max_new_tokens": total - CHUNK, "seed": 0},
@@ -87,14 +97,25 @@ def pack(weights: np.ndarray) -> dict[str, Any]:
 
 def _token(position: int, text: str, pad: int, random: np.random.Generator) -> dict[str, Any]:
     if position <= pad:
-        return {"id": 0, "text": text, "lp_on": None, "lp_off": None, "alts_on": [], "alts_off": [],
-                "write": None}
+        return {
+            "id": 0,
+            "text": text,
+            "lp_on": None,
+            "lp_off": None,
+            "alts_on": [],
+            "alts_off": [],
+            "write": None,
+        }
     off = -float(random.gamma(1.5, 1.4)) - 0.02
     gain = float(random.normal(0.5, 0.9)) if position >= CHUNK else 0.0
     on = min(-0.01, off + gain)
     alternatives = [[text, on], [" the", on - 0.7], [" a", on - 1.6], [" tower", on - 2.2], ["\n", on - 3.0]]
     return {
-        "id": 100 + position, "text": text, "lp_on": on, "lp_off": off, "alts_on": alternatives,
+        "id": 100 + position,
+        "text": text,
+        "lp_on": on,
+        "lp_off": off,
+        "alts_on": alternatives,
         "alts_off": [[" of", off + 0.01], *alternatives[1:]],
         "write": [0.31, 0.12] if position >= CHUNK else None,
     }
@@ -112,12 +133,21 @@ def _neighbour(
     copied = min(8, len(reading))
     texts[70 : 70 + copied] = reading[2 : 2 + copied]
     return {
-        "rank": j + 1, "chunk_id": 812 + j, "document_id": f"doc-{j}",
-        "title": f"{payload}{['Lighthouses of the north', 'The Stevensons'][j % 2]}", "offset": 1280 * (j + 1),
-        "distance": 0.41 + 0.33 * j, "closeness": 1 - (0.41 + 0.33 * j) / 2, "tokens": texts,
-        "num_neighbour_tokens": CHUNK, "n_len": CHUNK, "f_len": rest,
-        "share": [0.58, 0.42][j] if count == 2 else 1 / count, "copied": 0.31 - 0.1 * j,
-        "copy_read": [[2, 2 + copied]], "copy_neighbour": [[70, 70 + copied]],
+        "rank": j + 1,
+        "chunk_id": 812 + j,
+        "document_id": f"doc-{j}",
+        "title": f"{payload}{['Lighthouses of the north', 'The Stevensons'][j % 2]}",
+        "offset": 1280 * (j + 1),
+        "distance": 0.41 + 0.33 * j,
+        "closeness": 1 - (0.41 + 0.33 * j) / 2,
+        "tokens": texts,
+        "num_neighbour_tokens": CHUNK,
+        "n_len": CHUNK,
+        "f_len": rest,
+        "share": [0.58, 0.42][j] if count == 2 else 1 / count,
+        "copied": 0.31 - 0.1 * j,
+        "copy_read": [[2, 2 + copied]],
+        "copy_neighbour": [[70, 70 + copied]],
     }
 
 

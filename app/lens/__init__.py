@@ -23,7 +23,9 @@ class RetroLens(gr.HTML):
                which may be anything; returns {"rows", "cols", "scale", "data"} or {"error": sentence}
     """
 
-    def __init__(self, value: dict[str, Any] | None = None, *, fetch_map: Callable[[Any], dict], **kwargs: Any):
+    def __init__(
+        self, value: dict[str, Any] | None = None, *, fetch_map: Callable[[Any], dict], **kwargs: Any
+    ):
         def attention_map(request: Any) -> dict:  # the name under which the script calls it
             return fetch_map(request)
 

@@ -265,3 +265,7 @@ new MutationObserver(() => view.trace && drawMap()).observe(document.body, { att
 
 watch("value", () => show(props.value));
 show(props.value);
+// With another font or width the lines break elsewhere.
+const revealAgain = () => view.trace && !view.chosen && !part("text").matches(":hover") && revealStart();
+document.fonts.addEventListener("loadingdone", revealAgain);
+new ResizeObserver(revealAgain).observe(part("text"));

@@ -1,0 +1,55 @@
+"""Where errors become messages on the page."""
+
+import functools
+import html
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import gradio as gr
+
+from indexing.errors import RetroError
+
+_log = logging.getLogger(__name__)
+
+
+def shows_errors(handler: Callable) -> Callable:
+    """Decorate a handler, generator or not: a RetroError becomes a message, anything else is logged.
+
+    Gradio shows messages as HTML, and ours may quote a file name or a prompt: hence the escaping.
+    """
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def generator(*args: Any, **kwargs: Any) -> Any:
+            try:
+                yield from handler(*args, **kwargs)
+            except Exception as error:
+                _show(error)
+
+        return generator
+
+    @functools.wraps(handler)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return handler(*args, **kwargs)
+        except Exception as error:
+            _show(error)
+
+    return function
+
+
+def _show(error: Exception) -> NoReturn:
+    if isinstance(error, gr.Error):
+        raise error
+    if isinstance(error, RetroError):
+        raise gr.Error(
+            html.escape(str(error)), title="That did not work", duration=None, print_exception=False
+        ) from error
+    _log.exception("A handler failed", exc_info=error)
+    raise gr.Error(
+        "Something went wrong on our side. What you entered is still here; the server's log has the details.",
+        title="Unexpected error",
+        print_exception=False,
+    ) from error

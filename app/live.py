@@ -1,0 +1,157 @@
+"""A generation in progress, as the partial trace view that the lens draws (docs/formats.md: trace)."""
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from indexing.chunking import read_window
+from indexing.datastore import Datastore
+from indexing.neighbours import NO_CHUNK, Neighbours
+from indexing.tokenizer import Tokenizer
+from retro_core.config import GenerationConfig
+
+if TYPE_CHECKING:
+    from retro_core.checkpoint import LoadedModel
+
+
+@dataclass
+class LiveText:
+    """Takes the events of `generate` one by one; `view` is the state after the last of them."""
+
+    trace_id: str
+    model: "LoadedModel"
+    datastore: Datastore | None
+    config: GenerationConfig
+    pad: int = 0
+    prompt_tokens: int = 0
+    tokens: list[dict[str, Any]] = field(default_factory=list)
+    chunks: list[dict[str, Any]] = field(default_factory=list)
+    neighbours: list[Neighbours] = field(default_factory=list)
+    stage: str = "reading"
+    started: float = field(default_factory=time.monotonic)
+
+    def take(self, event: Any) -> bool:
+        """Account for one event; True if it should be shown at once rather than with the next drawing."""
+        # By name: importing the classes would import torch.
+        kind = type(event).__name__
+        if kind == "Prompted":
+            self.pad = event.pad
+            self.prompt_tokens = len(event.tokens)
+            for token, text in zip(event.tokens, event.texts, strict=True):
+                self._append(token, text, None)
+        elif kind == "Retrieving":
+            self.stage = "retrieving"
+            self._chunk(event.chunk)
+        elif kind == "Retrieved":
+            chunk = self._chunk(event.chunk)
+            chunk["seconds"] = {"retrieve": event.seconds, "read": 0.0}
+            chunk["neighbours"] = describe(event.neighbours, self.datastore, self.model.tokenizer)
+            self.neighbours.append(event.neighbours)
+        elif kind == "Reading":
+            self.stage = "reading"
+        elif kind == "Token":
+            self.stage = "writing"
+            self._append(event.id, event.text, event.logprob)
+            return False
+        return True
+
+    @property
+    def written(self) -> int:
+        return len(self.tokens) - self.prompt_tokens
+
+    def view(self, stage: str | None = None, text: str | None = None) -> dict[str, Any]:
+        size = self.model.config.chunk_size
+        for chunk in self.chunks:
+            window = read_window(chunk["index"], len(self.tokens), size)
+            chunk["read"] = [window.start, window.stop]
+        stage = stage or self.stage
+        chunk = len(self.chunks) - 1
+        return {
+            "format": "retro-trace",
+            "version": 1,
+            "id": self.trace_id,
+            "title": "",
+            "model": {
+                "name": self.model.name,
+                "chunk_size": size,
+                "neighbour_len": self._neighbour_len(),
+                "cca_layers": list(self.model.config.dec_cca_layers),
+                "heads": self.model.config.dec_num_heads,
+            },
+            "datastore": {"name": self.datastore.name} if self.datastore else None,
+            "retrieval": self.config.retrieval,
+            "pad": self.pad,
+            "prompt_tokens": self.prompt_tokens,
+            "tokens": list(self.tokens),
+            "chunks": [dict(chunk) for chunk in self.chunks],
+            "status": {"stage": stage, "chunk": chunk, "text": text or self._status(stage)},
+        }
+
+    def _status(self, stage: str) -> str:
+        number = len(self.chunks)
+        if stage == "writing":
+            rate = self.written / max(1e-3, time.monotonic() - self.started)
+            return f"writing · {self.written} of {self.config.max_new_tokens} tokens · {rate:.0f} tokens/s"
+        return f"{stage} for chunk {number}" if number else stage
+
+    def _neighbour_len(self) -> int:
+        return (
+            int(self.neighbours[0].tokens.shape[-1]) if self.neighbours else 2 * self.model.config.chunk_size
+        )
+
+    def _append(self, token: int, text: str, logprob: float | None) -> None:
+        self.tokens.append({"id": int(token), "text": text, "lp_on": logprob, "lp_off": None})
+
+    def _chunk(self, index: int) -> dict[str, Any]:
+        size = self.model.config.chunk_size
+        while len(self.chunks) <= index:
+            number = len(self.chunks)
+            asked = range(number * size, (number + 1) * size)
+            self.chunks.append(
+                {
+                    "index": number,
+                    "ask": [asked.start, asked.stop],
+                    "query": "".join(self.tokens[i]["text"] for i in asked),
+                    "gain": None,
+                    "seconds": None,
+                    "neighbours": [],
+                    "attention": None,
+                }
+            )
+        return self.chunks[index]
+
+
+def describe(neighbours: Neighbours, datastore: Datastore, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """One chunk's neighbours as the lens shows them, before anything is measured."""
+    ids, distances = np.ravel(neighbours.ids), np.ravel(neighbours.distances)
+    tokens = neighbours.tokens.reshape(len(ids), -1)
+    size = datastore.chunks.chunk_size
+    cards = []
+    for rank, (chunk_id, distance, row) in enumerate(zip(ids, distances, tokens, strict=True), start=1):
+        if chunk_id == NO_CHUNK:
+            continue
+        origin = datastore.provenance(int(chunk_id))
+        present = row != neighbours.pad_id
+        cards.append(
+            {
+                "rank": rank,
+                "chunk_id": int(chunk_id),
+                "document_id": origin.document_id,
+                "title": origin.title,
+                "offset": origin.offset,
+                "distance": float(distance),
+                "closeness": 1 - float(distance) / 2,
+                "tokens": tokenizer.token_texts(row[:size].tolist())
+                + tokenizer.token_texts(row[size:].tolist()),
+                "num_neighbour_tokens": size,
+                "n_len": int(present[:size].sum()),
+                "f_len": int(present[size:].sum()),
+                "share": None,
+                "copied": None,
+                "copy_read": [],
+                "copy_neighbour": [],
+            }
+        )
+    return cards

@@ -1,0 +1,39 @@
+// value: {summary, documents: [{title, note, chunks: [{text, tokens, number}]}], rest}
+const holder = element.querySelector(".chunk-preview");
+
+function make(tag, className, ...children) {
+  const node = document.createElement(tag);
+  node.className = className;
+  node.append(...children);
+  return node;
+}
+
+// Control and direction characters would be invisible or reorder the text around them: show their names.
+function display(text) {
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g,
+    (c) => "⟨U+" + c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0") + "⟩");
+}
+
+function show() {
+  const value = props.value;
+  holder.replaceChildren();
+  if (!value || !value.documents) {
+    holder.append(make("p", "preview-empty", "Paste a text or choose files: the borders of the chunks are drawn here before anything is indexed."));
+    return;
+  }
+  holder.append(make("p", "preview-summary", value.summary));
+  for (const item of value.documents) {
+    const text = make("div", "preview-text");
+    for (const chunk of item.chunks) {
+      const mark = make("span", "preview-mark", String(chunk.number));
+      mark.title = "Chunk " + chunk.number + ": " + chunk.tokens + " tokens";
+      text.append(make("span", "preview-chunk", mark, display(chunk.text)));
+    }
+    const head = make("div", "preview-head", make("b", "", display(item.title)), make("span", "", item.note));
+    holder.append(make("article", "", head, text));
+  }
+  if (value.rest) holder.append(make("p", "preview-rest", value.rest));
+}
+
+watch("value", show);
+show();

@@ -1,0 +1,34 @@
+"""Limits of the web app, and the environment variables it listens to."""
+
+import os
+
+MAX_PROMPT_TOKENS = 1024
+MAX_PROMPT_CHARACTERS = 100_000  # refused before it is cut into tokens; more than any prompt that fits
+MAX_UPLOAD = "20mb"  # one file
+MAX_CORPUS_CHARACTERS = 20_000_000
+MAX_TRACE_BYTES = 40_000_000
+PREVIEW_CHUNKS = 120  # chunks drawn in the preview of a corpus
+TRACES_KEPT = 24  # finished traces in memory, for single heads and for saving
+SECONDS_BETWEEN_DRAWINGS = 0.15  # of a running generation
+SEARCH_RESULTS = 10
+
+
+def prepare_environment() -> None:
+    """What must be set before gradio is imported: nothing of ours is reported anywhere."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def host() -> str:
+    return os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+
+
+def port() -> int:
+    """7860 unless GRADIO_SERVER_PORT says otherwise; never silently another one."""
+    return int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
+
+
+def warm_after() -> float | None:
+    """Seconds between the first page view and loading the model in the background; None is never."""
+    seconds = float(os.environ.get("RETRO_WARM_AFTER") or 3)
+    return seconds if seconds >= 0 else None

@@ -1,0 +1,324 @@
+"""Corpus: a text of one's own -> chunks, seen first -> a datastore that Explore can read."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app import services, settings, text
+from app.errors import shows_errors
+from app.parts import ChunkPreview, StatusLine
+from indexing import paths
+from indexing.build import BuildEvent
+from indexing.build import build as build_datastore
+from indexing.chunking import CHUNK_SIZE
+from indexing.chunks import tokenize
+from indexing.corpus import SUFFIXES, Document, read_files, read_text
+from indexing.errors import CorpusError, InputError
+from retro_core.config import GenerationConfig, bounds
+
+_STAGES = {
+    "reading": "Reading documents",
+    "chunking": "Cutting into chunks",
+    "embedding": "Embedding chunks",
+    "saving": "Saving",
+}
+_RESULT_COLUMNS = ["#", "document", "at", "squared L2", "chunk", "continuation"]
+_LIST_COLUMNS = ["name", "chunks", "documents", "made"]
+
+
+@dataclass
+class Corpus:
+    """What other tabs connect to. `use` means: take the datastore `chosen` to Explore."""
+
+    chosen: gr.Dropdown
+    use: gr.Button
+
+
+def build() -> Corpus:
+    """Lay out the tab, inside a `gr.Tab`, and wire it."""
+    with gr.Row(elem_classes="corpus-row"):
+        with gr.Column(scale=5, min_width=300):
+            gr.Markdown("### 1 · Add text")
+            pasted = gr.Textbox(
+                label="Paste a text",
+                lines=7,
+                max_lines=14,
+                elem_id="pasted",
+                placeholder="Anything you would like the model to look things up in.",
+            )
+            files = gr.File(
+                label=f"or choose files ({', '.join(SUFFIXES)})",
+                file_count="multiple",
+                file_types=list(SUFFIXES),
+                height=130,
+                elem_id="files",
+            )
+            gr.Markdown("### 2 · Look at the chunks, then index")
+            with gr.Row():
+                name = gr.Textbox(
+                    label="Name of the datastore",
+                    placeholder="my-notes",
+                    max_lines=1,
+                    elem_id="corpus-name",
+                    min_width=160,
+                    info="Lower-case letters, digits, '.', '_' and '-'.",
+                )
+                replace = gr.Checkbox(
+                    False, label="Replace one of this name", min_width=120, elem_id="replace"
+                )
+            with gr.Row(elem_classes="run-row"):
+                index_button = gr.Button("Index", variant="primary", elem_id="index", min_width=90)
+                cancel_button = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=70)
+            progress = StatusLine(elem_id="index-progress")
+        with gr.Column(scale=6, min_width=300):
+            gr.Markdown("### Preview")
+            preview = ChunkPreview(elem_id="preview")
+    gr.Markdown("### 3 · Your datastores")
+    with gr.Row(elem_classes="corpus-row"):
+        with gr.Column(scale=5, min_width=300):
+            names = [info.name for info in services.datastores()]
+            with gr.Row(equal_height=True):
+                chosen = gr.Dropdown(
+                    choices=names,
+                    value=services.default_datastore(),
+                    label="Datastore",
+                    elem_id="chosen",
+                    scale=3,
+                )
+                use = gr.Button("Use in Explore", elem_id="use", scale=1, min_width=130)
+            listing = gr.Dataframe(
+                value=list_rows,
+                headers=_LIST_COLUMNS,
+                datatype="str",
+                interactive=False,
+                label="All datastores",
+                elem_id="listing",
+            )
+        with gr.Column(scale=6, min_width=300):
+            with gr.Row(equal_height=True):
+                query = gr.Textbox(
+                    label="Test the retrieval",
+                    placeholder="What would this text retrieve?",
+                    max_lines=3,
+                    elem_id="query",
+                    scale=4,
+                )
+                search_button = gr.Button("Search", elem_id="search", scale=1, min_width=90)
+            results = gr.Dataframe(
+                headers=_RESULT_COLUMNS,
+                datatype="str",
+                interactive=False,
+                wrap=True,
+                label="Nearest chunks",
+                elem_id="results",
+                column_widths=["40px", "18%", "70px", "80px", "37%", "30%"],
+            )
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    for change in (pasted.change, files.change):
+        change(
+            preview_texts,
+            inputs=[pasted, files, name],
+            outputs=[preview, name, progress],
+            trigger_mode="always_last",
+            **quiet,
+        )
+    started = gr.on(
+        [index_button.click, name.submit],
+        lambda: (gr.Button(interactive=False), gr.Button(interactive=True)),
+        outputs=[index_button, cancel_button],
+        queue=False,
+        **quiet,
+    )
+    started.then(
+        index,
+        inputs=[pasted, files, name, replace],
+        outputs=[progress, chosen, listing],
+        concurrency_id="index",
+        concurrency_limit=1,
+        **quiet,
+    ).then(
+        lambda: (gr.Button(interactive=True), gr.Button(interactive=False)),
+        outputs=[index_button, cancel_button],
+        queue=False,
+        **quiet,
+    )
+    cancel_button.click(cancel, outputs=progress, queue=False, **quiet)
+    gr.on(
+        [search_button.click, query.submit],
+        search,
+        inputs=[query, chosen],
+        outputs=results,
+        api_visibility="private",
+        show_progress="minimal",
+    )
+    return Corpus(chosen, use)
+
+
+def _documents(pasted: str | None, files: list[str] | None) -> Iterator[Document]:
+    """What was pasted, then what was uploaded. Raises CorpusError if there is neither, or too much."""
+    total = 0
+    if pasted and pasted.strip():
+        first = next(line for line in pasted.splitlines() if line.strip())
+        yield read_text(pasted, title=first.strip()[:60])
+        total += len(pasted)
+    elif not files:
+        raise CorpusError("There is no text yet. Paste some, or choose files.")
+    for document in read_files(files, names=[Path(file).name for file in files]) if files else ():
+        total += len(document.text)
+        if total > settings.MAX_CORPUS_CHARACTERS:
+            raise CorpusError(
+                f"The corpus has more than {settings.MAX_CORPUS_CHARACTERS:,} characters, the most that is indexed here. "
+                "Leave some files out, or index it on the command line: python -m indexing build NAME FILE…"
+            )
+        yield document
+
+
+@shows_errors
+def preview_texts(pasted: str | None, files: list[str] | None, name: str | None) -> tuple[Any, Any, Any]:
+    """(value of the preview, a suggested name if none is given, progress line)."""
+    if not (pasted and pasted.strip()) and not files:
+        return None, gr.skip(), ""
+    documents = list(_documents(pasted, files))
+    suggestion = gr.skip()
+    if not (name or "").strip():
+        suggestion = paths.slug(documents[0].title.rsplit(".", 1)[0])[:32].strip("-._") or "my-notes"
+    return preview(documents), suggestion, ""
+
+
+def preview(documents: list[Document]) -> dict[str, Any]:
+    """{"summary", "documents": [{"title", "note", "chunks": [{"text", "tokens", "number"}]}], "rest"}.
+
+    The first chunks are cut exactly as indexing cuts them; the number of those that follow is estimated.
+    """
+    tokenizer = services.tokenizer()
+    shown, number, tokens, characters = [], 0, 0, 0
+    for document in documents:
+        if number >= settings.PREVIEW_CHUNKS:
+            break
+        # Of a long document, only as much as can be drawn; 8 characters a token is more than any text has.
+        room = (settings.PREVIEW_CHUNKS - number) * CHUNK_SIZE * 8
+        ids, starts = tokenize(tokenizer, document.text[:room])
+        whole = len(document.text) <= room
+        cuts = [*starts[::CHUNK_SIZE].tolist(), len(document.text[:room])]
+        chunks = []
+        for i in range(len(cuts) - 1):
+            if number >= settings.PREVIEW_CHUNKS:
+                break
+            number += 1
+            length = min(CHUNK_SIZE, len(ids) - i * CHUNK_SIZE)
+            chunks.append({"text": document.text[cuts[i] : cuts[i + 1]], "tokens": length, "number": number})
+        tokens += len(ids)
+        characters += min(len(document.text), room)
+        note = (
+            f"{len(ids):,} tokens · {len(cuts) - 1:,} chunks"
+            if whole
+            else f"{len(document.text):,} characters"
+        )
+        shown.append({"title": document.title, "note": note, "chunks": chunks})
+    total = sum(len(document.text) for document in documents)
+    exact = characters == total and number < settings.PREVIEW_CHUNKS
+    count = (
+        f"{number:,}"
+        if exact
+        else f"about {round(total / max(1, characters) * max(number, tokens / CHUNK_SIZE)):,}"
+    )
+    token_count = (
+        f"{tokens:,}" if characters == total else f"about {round(tokens * total / max(1, characters)):,}"
+    )
+    documents_word = "document" if len(documents) == 1 else "documents"
+    summary = (
+        f"{len(documents):,} {documents_word} · {token_count} tokens · {count} chunks of {CHUNK_SIZE} tokens"
+    )
+    if exact:
+        wanted = bounds(GenerationConfig, "num_neighbours")[2]
+        if number <= wanted:
+            summary += f". Fewer than {wanted + 1} chunks: there is hardly anything to choose from"
+    rest = "" if exact else f"The first {number} chunks are drawn; the others are cut the same way."
+    return {"summary": summary, "documents": shown, "rest": rest}
+
+
+@shows_errors
+def index(
+    pasted: str | None, files: list[str] | None, name: str, replace: bool, request: gr.Request | None = None
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield (progress, choice of datastore, list of datastores) until the datastore is there or cancelled."""
+    session = f"index {(request.session_hash if request else None) or ''}"
+    services.forget_stop(session)
+    name = (name or "").strip()
+    if not name:
+        raise InputError("The datastore has no name yet. Type one, for example 'my-notes'.")
+    paths.check_name(name)
+    documents = list(_documents(pasted, files))
+    if not services.embedder_is_loaded():
+        yield {"text": text.LOADING_EMBEDDER, "tone": "busy"}, gr.skip(), gr.skip()
+    embedder = services.embedder()
+    begun = time.monotonic()
+    events = build_datastore(name, documents, services.tokenizer(), embedder, replace=bool(replace))
+    try:
+        for event in events:
+            if event.stage == "done":
+                yield {"text": event.message, "tone": "good"}, _choices(name), list_rows()
+                return
+            if services.stop_requested(session):
+                yield "Cancelled; nothing was written.", gr.skip(), gr.skip()
+                return
+            yield _progress(event, time.monotonic() - begun), gr.skip(), gr.skip()
+    finally:
+        events.close()  # also when the page goes away: whatever is unfinished is removed
+        services.forget_stop(session)
+
+
+def _progress(event: BuildEvent, seconds: float) -> dict[str, Any]:
+    words = _STAGES[event.stage]
+    if not event.total:
+        return {"text": f"{words}: {event.done:,}", "tone": "busy"}
+    words = f"{words}: {event.done:,} of {event.total:,}"
+    if event.stage == "embedding" and event.done:
+        rate = event.done / max(seconds, 1e-3)
+        left = (event.total - event.done) / rate
+        words += f" · {rate:.0f} chunks/s · {_duration(left)} left"
+    return {"text": words, "fraction": event.done / event.total, "tone": "busy"}
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _choices(value: str | None) -> gr.Dropdown:
+    return gr.Dropdown(choices=[info.name for info in services.datastores()], value=value)
+
+
+@shows_errors
+def cancel(request: gr.Request | None = None) -> dict[str, Any]:
+    services.request_stop(f"index {(request.session_hash if request else None) or ''}")
+    return {"text": "Cancelling…", "tone": "busy"}
+
+
+@shows_errors
+def search(query: str, name: str | None) -> list[list[str]]:
+    """Rows of the results table."""
+    if not name:
+        raise InputError("There is no datastore to search. Index a text first.")
+    hits = services.datastore(name).search(query or "", settings.SEARCH_RESULTS)
+    return [
+        [str(rank), hit.title, f"{hit.offset:,}", f"{hit.distance:.3f}", hit.text, hit.continuation or "–"]
+        for rank, hit in enumerate(hits, start=1)
+    ]
+
+
+def list_rows() -> list[list[str]]:
+    """Rows of the table of datastores."""
+    return [
+        [
+            info.name,
+            f"{info.num_chunks:,}",
+            f"{info.num_documents:,}",
+            "bundled" if info.bundled else info.created.replace("T", " ").rstrip("Z"),
+        ]
+        for info in services.datastores()
+    ]

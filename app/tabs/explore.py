@@ -1,0 +1,291 @@
+"""Explore: a prompt in, the model's reading and writing out."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app import services, settings, text
+from app.errors import shows_errors
+from app.lens import RetroLens
+from app.live import LiveText
+from app.parts import StatusLine
+from indexing.errors import InputError, RetroError, TraceError
+from retro_core.config import GenerationConfig, bounds
+
+# Saving happens in the page: the server keeps no file for it.
+_SAVE_JS = """
+async (saved) => {
+  if (!saved) return;
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([saved.text], { type: "application/json" }));
+  link.download = saved.name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+"""
+
+
+@dataclass
+class Explore:
+    """What other tabs connect to."""
+
+    datastore: gr.Dropdown
+
+
+def build() -> Explore:
+    """Lay out the tab, inside a `gr.Tab`, and wire it."""
+    recorded = services.recorded()
+    shown = gr.State(recorded[0] if recorded else None)  # id of the finished trace in the lens
+    with gr.Row(elem_classes="prompt-row"):
+        prompt = gr.Textbox(
+            label=text.PROMPT_LABEL,
+            info=text.PROMPT_HINT,
+            placeholder=text.EXAMPLES[0][1],
+            lines=3,
+            max_lines=8,
+            elem_id="prompt",
+            scale=5,
+        )
+        with gr.Column(scale=1, min_width=190, elem_classes="prompt-side"):
+            with gr.Row(elem_classes="run-row"):
+                run_button = gr.Button("Run", variant="primary", elem_id="run", min_width=90)
+                stop_button = gr.Button("Stop", interactive=False, elem_id="stop", min_width=70)
+            retrieval = gr.Checkbox(True, label="Retrieval", elem_id="retrieval")
+    with gr.Row(elem_classes="chips"):
+        for label, example in text.EXAMPLES:
+            chip = gr.Button(label, size="sm", min_width=0, elem_classes="chip")
+            chip.click(None, outputs=prompt, js=f"() => {json.dumps(example)}", api_visibility="private")
+        progress = StatusLine(elem_id="progress")
+    with gr.Accordion("Settings", open=False, elem_classes="fold"):
+        with gr.Row():
+            datastore = gr.Dropdown(
+                choices=[info.name for info in services.datastores()],
+                value=services.default_datastore(),
+                label="Datastore",
+                info="Where neighbours are looked up. Make your own in Corpus.",
+                elem_id="datastore",
+            )
+            max_new_tokens = _slider("max_new_tokens", "New tokens", 1)
+            num_neighbours = _slider("num_neighbours", "Neighbours (k)", 1)
+        with gr.Row():
+            temperature = _slider("temperature", "Temperature", 0.05)
+            top_k = _slider("top_k", "Top k", 1)
+            top_p = _slider("top_p", "Top p", 0.01)
+            seed = gr.Number(
+                bounds(GenerationConfig, "seed")[2],
+                label="Seed",
+                info=bounds(GenerationConfig, "seed")[3],
+                precision=0,
+            )
+    lens = RetroLens(
+        services.view(recorded[0]) if recorded else None, fetch_map=attention_map, elem_id="lens"
+    )
+    with gr.Row(elem_classes="chips"):
+        save_button = gr.Button("Save this trace (.retro.json)", size="sm", min_width=0, elem_id="save")
+        open_button = gr.UploadButton(
+            "Open a trace", size="sm", min_width=0, file_types=[".json", ".gz"], elem_id="open"
+        )
+        for trace_id in recorded:
+            chip = gr.Button(_short_title(trace_id), size="sm", min_width=0, elem_classes="chip")
+            chip.click(
+                lambda trace_id=trace_id: show_recorded(trace_id),
+                outputs=[lens, progress, shown],
+                show_progress="hidden",
+                api_visibility="private",
+            )
+    saved = gr.JSON(visible=False)
+
+    started = gr.on(
+        [run_button.click, prompt.submit],
+        lambda: (gr.Button(interactive=False), gr.Button(interactive=True)),
+        outputs=[run_button, stop_button],
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    ran = started.then(
+        run,
+        inputs=[
+            prompt,
+            retrieval,
+            datastore,
+            max_new_tokens,
+            temperature,
+            top_k,
+            top_p,
+            seed,
+            num_neighbours,
+        ],
+        outputs=[lens, progress, shown],
+        show_progress="hidden",
+        concurrency_id="model",
+        concurrency_limit=1,
+        api_visibility="private",
+    )
+    ran.then(
+        lambda: (gr.Button(interactive=True), gr.Button(interactive=False)),
+        outputs=[run_button, stop_button],
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    stop_button.click(stop, outputs=progress, queue=False, show_progress="hidden", api_visibility="private")
+    open_button.upload(
+        open_trace,
+        inputs=open_button,
+        outputs=[lens, progress, shown],
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    save_button.click(
+        save_trace, inputs=shown, outputs=saved, show_progress="hidden", api_visibility="private"
+    ).success(None, inputs=saved, js=_SAVE_JS, api_visibility="private")
+    return Explore(datastore)
+
+
+def _slider(name: str, label: str, step: float) -> gr.Slider:
+    low, high, default, help_text = bounds(GenerationConfig, name)
+    return gr.Slider(low, high, value=default, step=step, label=label, info=help_text, elem_id=name)
+
+
+def _short_title(trace_id: str) -> str:
+    title = services.view(trace_id)["title"] or trace_id
+    return title[:60]
+
+
+@shows_errors
+def run(
+    prompt: str,
+    retrieval: bool,
+    datastore_name: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    num_neighbours: int,
+    request: gr.Request | None = None,
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield (lens, progress, id of the finished trace), chunk by chunk."""
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        temperature=float(temperature),
+        top_k=top_k,
+        top_p=float(top_p),
+        seed=seed,
+        num_neighbours=num_neighbours,
+        retrieval=bool(retrieval),
+    )
+    check_prompt(prompt)
+    if retrieval and not datastore_name:
+        raise InputError(
+            "There is no datastore to look things up in. Make one in Corpus, or switch retrieval off."
+        )
+    session = _session(request)
+    services.forget_stop(session)
+    yield gr.skip(), _loading(retrieval), gr.skip()
+    model = services.model()
+    datastore = services.datastore(datastore_name) if retrieval else None
+    # Only now: these two import torch, which the page must not wait for.
+    from retro_core.explain import explain
+    from retro_core.generation import generate
+
+    live = LiveText(services.new_id(), model, datastore, config)
+    drawn = 0.0
+    stopped = False
+    for event in generate(model.model, model.tokenizer, prompt, datastore, config):
+        urgent = live.take(event)
+        stopped = services.stop_requested(session)
+        if stopped:
+            break
+        if urgent or time.monotonic() - drawn > settings.SECONDS_BETWEEN_DRAWINGS:
+            drawn = time.monotonic()
+            yield live.view(), "", gr.skip()
+    services.forget_stop(session)
+    seconds = time.monotonic() - live.started
+    if not live.tokens:
+        yield gr.skip(), "Stopped before anything was written.", gr.skip()
+        return
+    yield live.view("measuring", "measuring what retrieval changed…"), "", gr.skip()
+    trace = explain(model, live.tokens, live.neighbours, datastore, config)
+    trace_id = services.keep(trace, live.trace_id)
+    yield services.view(trace_id), _summary(live, seconds, stopped), trace_id
+
+
+def check_prompt(prompt: str) -> None:
+    """Raises InputError if the prompt is empty or too long."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InputError("The prompt is empty. Type a beginning, or take one of the examples below the box.")
+    count = len(prompt)
+    if count <= settings.MAX_PROMPT_CHARACTERS:
+        count = len(services.tokenizer().encode(prompt))
+        if count <= settings.MAX_PROMPT_TOKENS:
+            return
+        raise InputError(
+            f"The prompt has {count:,} tokens; up to {settings.MAX_PROMPT_TOKENS:,} fit. "
+            "Shorten it, or index the long text in Corpus and ask about it here."
+        )
+    raise InputError(
+        f"The prompt has {count:,} characters; up to {settings.MAX_PROMPT_TOKENS:,} tokens fit, about "
+        f"{settings.MAX_PROMPT_TOKENS * 4:,} characters. Shorten it, or index the long text in Corpus."
+    )
+
+
+def _loading(retrieval: bool) -> dict[str, Any]:
+    if not services.model_is_loaded() or (retrieval and not services.embedder_is_loaded()):
+        return {"text": text.LOADING_MODEL, "tone": "busy"}
+    return {"text": "Starting…", "tone": "busy"}
+
+
+def _summary(live: LiveText, seconds: float, stopped: bool) -> dict[str, Any]:
+    rate = live.written / max(seconds, 1e-3)
+    words = f"{live.written} tokens in {seconds:.1f} s ({rate:.0f} tokens/s)"
+    return {"text": f"Stopped after {words}." if stopped else f"Wrote {words}.", "tone": "good"}
+
+
+def _session(request: gr.Request | None) -> str:
+    return (request.session_hash if request else None) or ""
+
+
+@shows_errors
+def stop(request: gr.Request | None = None) -> dict[str, Any]:
+    services.request_stop(_session(request))
+    return {"text": "Stopping; what is written stays.", "tone": "busy"}
+
+
+def attention_map(request: Any) -> dict[str, Any]:
+    """One map for the lens, which may send anything: {"trace", "chunk", "layer" | None, "head" | None}."""
+    try:
+        if not isinstance(request, dict):
+            raise TraceError("Expected a map's trace, chunk, layer and head.")
+        numbers = [request.get(name) for name in ("chunk", "layer", "head")]
+        if not all(number is None or (isinstance(number, int) and number >= 0) for number in numbers):
+            raise TraceError("Expected whole numbers for a map's chunk, layer and head.")
+        chunk, layer, head = numbers
+        return services.trace(str(request.get("trace"))).attention_map(chunk, layer, head)
+    except RetroError as error:
+        return {"error": str(error)}
+
+
+@shows_errors
+def open_trace(path: str) -> tuple[Any, Any, Any]:
+    trace_id = services.keep(services.read_trace(path))
+    return services.view(trace_id), f"Opened {Path(path).name}.", trace_id
+
+
+@shows_errors
+def save_trace(trace_id: str | None) -> dict[str, str]:
+    if not trace_id:
+        raise InputError("There is no finished trace to save yet. Run a prompt first.")
+    value = services.trace(trace_id).to_json()
+    return {"name": f"{trace_id}.retro.json", "text": json.dumps(value, ensure_ascii=False)}
+
+
+@shows_errors
+def show_recorded(trace_id: str) -> tuple[Any, Any, Any]:
+    return services.view(trace_id), "", trace_id

@@ -1,0 +1,141 @@
+"""The page as a whole: header, tabs, theme, and how it is served."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.themes.utils import colors, fonts
+
+from app import lens, parts, services, settings, text
+from app.parts import StatusLine
+from app.tabs import corpus, explore
+from indexing import paths
+
+_STYLE = Path(__file__).parent / "style.css"
+
+
+def build_demo() -> gr.Blocks:
+    with gr.Blocks(
+        title=text.TITLE, fill_width=True, delete_cache=(3600, 3600), analytics_enabled=False
+    ) as demo:
+        with gr.Row(elem_id="header"):
+            gr.Markdown(f"# {text.TITLE}\n{text.TAGLINE}", elem_id="wordmark")
+            pill = StatusLine(status(), elem_id="pill")
+            theme = gr.Button("◐ Theme", size="sm", min_width=0, elem_id="theme")
+        with gr.Tabs(selected="explore", elem_id="tabs") as tabs:
+            with gr.Tab("Explore", id="explore"):
+                explorer = explore.build()
+            with gr.Tab("Corpus", id="corpus"):
+                library = corpus.build()
+        theme.click(None, js="() => { document.body.classList.toggle('dark'); }", api_visibility="private")
+        library.use.click(
+            use_in_explore,
+            inputs=library.chosen,
+            outputs=[tabs, explorer.datastore],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        demo.load(
+            refresh,
+            inputs=[explorer.datastore, library.chosen],
+            outputs=[explorer.datastore, library.chosen],
+            **quiet,
+        )
+        tick = gr.Timer(3)
+        tick.tick(show_status, outputs=[pill, tick], concurrency_limit=None, **quiet)
+    demo.queue(max_size=32, default_concurrency_limit=4, api_open=False)
+    return demo
+
+
+def use_in_explore(name: str | None) -> tuple[Any, Any]:
+    """(the tab Explore, its choice of datastore)."""
+    return gr.Tabs(selected="explore"), gr.Dropdown(choices=_names(), value=name)
+
+
+def refresh(*chosen: str | None) -> list[Any]:
+    """On every page view: datastores made since the start, and the model made ready in the background."""
+    services.warm_up()
+    names = _names()
+    return [
+        gr.Dropdown(choices=names, value=name if name in names else services.default_datastore())
+        for name in chosen
+    ]
+
+
+def show_status() -> tuple[Any, Any]:
+    """(the pill, its timer, which rests once the model is there)."""
+    return status(), gr.Timer(active=not services.model_is_loaded())
+
+
+def status() -> str:
+    """What runs here, in one line."""
+    name = services.default_datastore()
+    info = next((info for info in services.datastores() if info.name == name), None)
+    chunks = f" · {info.name}, {info.num_chunks:,} chunks" if info else " · no datastore yet"
+    if not services.model_is_loaded():
+        return f"model {paths.DEMO_MODEL} (not loaded yet){chunks}"
+    model = services.model()
+    millions = sum(weight.numel() for weight in model.model.parameters()) / 1e6
+    return f"model {model.name}, {millions:.1f} M parameters{chunks} · CPU"
+
+
+def _names() -> list[str]:
+    return [info.name for info in services.datastores()]
+
+
+def theme() -> gr.themes.Base:
+    """Neutral, so that orange, blue and teal keep their meaning.
+
+    The fonts come with gradio and from this server. Their SemiBold files hold only a few letters, so the
+    weights are 400 and 700.
+    """
+    return gr.themes.Default(
+        primary_hue=colors.zinc,
+        secondary_hue=colors.teal,
+        neutral_hue=colors.zinc,
+        radius_size=gr.themes.sizes.radius_md,
+        font=[fonts.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"],
+        font_mono=[fonts.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"],
+    ).set(
+        # Gradio's own subdued text has a contrast of 1.9 : 1.
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*neutral_800",
+        button_primary_background_fill_hover="*neutral_700",
+        button_primary_background_fill_dark="*neutral_100",
+        button_primary_background_fill_hover_dark="*neutral_300",
+        button_primary_text_color="white",
+        button_primary_text_color_dark="*neutral_900",
+        block_shadow="none",
+        block_shadow_dark="none",
+    )
+
+
+def launch_options() -> dict[str, Any]:
+    """Keyword arguments of `Blocks.launch`. Everything that an environment variable of Gradio's could
+    silently open up is said here."""
+    return {
+        "server_name": settings.host(),
+        "server_port": settings.port(),
+        "theme": theme(),
+        "css_paths": [_STYLE, lens.STYLE, parts.STYLE],
+        "share": False,
+        "show_error": False,
+        "max_file_size": settings.MAX_UPLOAD,
+        "allowed_paths": [],
+        "blocked_paths": [str(paths.home())],
+        "state_session_capacity": 200,
+        "enable_monitoring": False,
+        "run_history": False,
+        "footer_links": [],
+        "mcp_server": False,
+        "pwa": False,
+        "ssr_mode": False,
+        "strict_cors": True,
+        "app_kwargs": {"docs_url": None, "redoc_url": None, "openapi_url": None},
+    }
