@@ -246,7 +246,10 @@ class ChunkedCrossAttention(CrossAttention):
         else:  # key - query over the concatenated neighbours
             bias = core.positional_bias(torch.arange(k * r, device=x.device)[None, :] - query)
         out, weights = core(q, keys, values, bias, [flat_mask[:, :, None, None, :]])
-        out = out * flat_mask.any(dim=-1)[:, :, None, None]
+        present = flat_mask.any(dim=-1)[:, :, None, None]
+        out = out * present
+        if not core.scaled:  # weights of missing keys only, which the additive masks leave at 1 in all
+            weights = weights * present[..., None]
         out = rearrange(out, "b l m d -> b (l m) d")[:, : n - m + 1]
         return F.pad(out, (0, 0, m - 1, 0)), rearrange(weights, "b l h m (k r) -> b l h m k r", k=k)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import M, K, R, tiny_config, tiny_input, tiny_model
+from tiny_models import K, M, R, tiny_config, tiny_input, tiny_model
 from torch import Tensor
 
 from indexing.errors import InputError
@@ -152,9 +152,8 @@ def test_labels_give_the_loss_of_the_next_token(model):
     with torch.no_grad():
         mean = model(ids, neighbours, labels).loss
         each = model(ids, neighbours, labels, loss_reduction="none").loss
-    by_hand = [
-        -logits(model, ids, neighbours)[b, t].log_softmax(-1)[labels[b, t]] for b in range(2) for t in range(10)
-    ]
+    scores = logits(model, ids, neighbours).log_softmax(dim=-1)
+    by_hand = [-scores[b, t, labels[b, t]] for b in range(2) for t in range(10)]
     assert_close(mean, torch.stack(by_hand).mean())
     assert_close(each[:, :-1].flatten(), torch.stack(by_hand))
     assert torch.equal(each[:, -1], torch.zeros(2, dtype=torch.float64))
