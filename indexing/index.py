@@ -48,7 +48,8 @@ class FlatIndex:
         exclude  (n,) int: no vector of that document is returned for the query; -1 excludes nothing.
 
         All k are found whenever k allowed vectors exist; missing ones are -1 and inf, at the end.
-        A query's answer does not depend on the others it is searched with. Equal distances are ordered by id.
+        Equal distances are ordered by id. A query's answer does not depend on the others it is searched with,
+        save the choice among more than a dozen vectors that float32 cannot tell apart.
         """
         found = np.full((len(queries), k), NO_CHUNK, dtype=np.int64)
         distances = np.full((len(queries), k), np.inf, dtype=np.float32)
