@@ -27,6 +27,11 @@ def setting(default: Any, help: str, low: float | None = None, high: float | Non
 
 PAPER = "paper"
 REFERENCE = "reference"
+# Log-linear tables: one bucket per distance in half of the table, or of each of its two directions.
+_EXACT_PARTS = {
+    "enc_sa_pos_bias_num_buckets": 4, "enc_ca_pos_bias_num_buckets": 4,
+    "dec_sa_pos_bias_num_buckets": 2, "dec_cca_pos_bias_num_buckets": 4,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class RetroConfig:
     dropout_p: float = setting(0.1, "dropout while training", 0.0, 0.99)
     tie_embeddings: bool = setting(False, "output layer = decoder token embeddings")
     pos_bias: str = setting("linear", "buckets of the relative position bias", choices=("linear", "log-linear"))
-    pos_bias_max_distance: int = setting(1024, "distance from which log-linear buckets are equal", 2)
+    pos_bias_max_distance: int = setting(2048, "distance from which log-linear buckets are equal", 2)
 
     enc_share_decoder_embs: bool = setting(False, "encoder uses the decoder's token embeddings (equal widths)")
     enc_hidden_dim: int = setting(768, "encoder width", 1)
@@ -85,6 +90,14 @@ class RetroConfig:
                 "enc_share_decoder_embs needs equal widths, got "
                 f"enc_hidden_dim {self.enc_hidden_dim} and dec_hidden_dim {self.dec_hidden_dim}. Make them equal."
             )
+        if self.pos_bias == "log-linear":
+            for name, parts in _EXACT_PARTS.items():
+                exact = getattr(self, name) // parts
+                if self.pos_bias_max_distance <= exact:
+                    raise ConfigError(
+                        f"pos_bias_max_distance must be above {exact:,}, up to which {name} has a bucket for each "
+                        f"distance, got {self.pos_bias_max_distance}. Raise it or take fewer buckets."
+                    )
         if self.pad_token_idx >= self.num_embeddings:
             raise ConfigError(
                 f"pad_token_idx {self.pad_token_idx} is outside a vocabulary of {self.num_embeddings}. "
@@ -140,7 +153,7 @@ def check_bounds(settings: Any) -> None:
             raise ConfigError(f"{spec.name} must be a list of whole numbers, got {value!r}.")
         low, high = meta.get("low"), meta.get("high")
         if (low is not None and value < low) or (high is not None and value > high):
-            span = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+            span = f"at least {_number(low)}" if high is None else f"from {_number(low)} to {_number(high)}"
             raise ConfigError(f"{spec.name} must be {span}, got {value}.")
         choices = meta.get("choices")
         if choices and value not in choices:
@@ -178,6 +191,10 @@ def bounds(cls: type, name: str) -> tuple[Any, Any, Any, str]:
         if spec.name == name:
             return spec.metadata["low"], spec.metadata["high"], _default(spec), spec.metadata["help"]
     raise KeyError(name)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _default(spec: dataclasses.Field) -> Any:
