@@ -95,8 +95,8 @@ class RetroConfig:
                 exact = getattr(self, name) // parts
                 if self.pos_bias_max_distance <= exact:
                     raise ConfigError(
-                        f"pos_bias_max_distance must be above {exact:,}, up to which {name} has a bucket for each "
-                        f"distance, got {self.pos_bias_max_distance}. Raise it or take fewer buckets."
+                        f"pos_bias_max_distance must be above {exact:,}, up to which {name} has a bucket for "
+                        f"each distance, got {self.pos_bias_max_distance}. Raise it or take fewer buckets."
                     )
         if self.pad_token_idx >= self.num_embeddings:
             raise ConfigError(

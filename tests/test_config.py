@@ -77,7 +77,8 @@ def test_a_value_that_cannot_be_is_refused_in_a_sentence(values, sentence):
 
 
 @pytest.mark.parametrize("content, words", [
-    ("{", "is not valid JSON"), ("[1]", "must hold a JSON object, got a list"), ("\udcff", "is not valid JSON"),
+    ("{", "is not valid JSON"), ("\udcff", "is not valid JSON"),
+    ("[1]", "must hold a JSON object, got a list"),
 ])  # fmt: skip
 def test_a_broken_file_is_named(tmp_path, content, words):
     path = tmp_path / "config.json"
