@@ -10,7 +10,7 @@ MAX_TRACE_BYTES = 40_000_000
 PREVIEW_CHUNKS = 120  # chunks drawn in the preview of a corpus
 TRACES_KEPT = 24  # finished traces in memory, for single heads and for saving
 SECONDS_BETWEEN_DRAWINGS = 0.15  # of a running generation
-SEARCH_RESULTS = 10
+SEARCH_RESULTS = 5
 
 
 def prepare_environment() -> None:

@@ -11,7 +11,8 @@ from app.parts import StatusLine
 from app.tabs import corpus, explore
 from indexing import paths
 
-_STYLE = Path(__file__).parent / "style.css"
+_HERE = Path(__file__).parent
+_TO_TOP = "(chosen) => { window.scrollTo({ top: 0 }); return chosen; }"
 
 
 def build_demo() -> gr.Blocks:
@@ -21,27 +22,19 @@ def build_demo() -> gr.Blocks:
         with gr.Row(elem_id="header"):
             gr.Markdown(f"# {text.TITLE}\n{text.TAGLINE}", elem_id="wordmark")
             pill = StatusLine(status(), elem_id="pill")
-            theme = gr.Button("◐ Theme", size="sm", min_width=0, elem_id="theme")
+            gr.Button("◐ Theme", size="sm", min_width=0, elem_id="theme")  # see page.js
         with gr.Tabs(selected="explore", elem_id="tabs") as tabs:
             with gr.Tab("Explore", id="explore"):
                 explorer = explore.build()
             with gr.Tab("Corpus", id="corpus"):
                 library = corpus.build()
-        theme.click(None, js="() => { document.body.classList.toggle('dark'); }", api_visibility="private")
-        library.use.click(
-            use_in_explore,
-            inputs=library.chosen,
-            outputs=[tabs, explorer.datastore],
-            show_progress="hidden",
-            api_visibility="private",
-        )
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
-        demo.load(
-            refresh,
-            inputs=[explorer.datastore, library.chosen],
-            outputs=[explorer.datastore, library.chosen],
-            **quiet,
+        choices = [explorer.datastore, library.chosen]
+        library.use.click(
+            use_in_explore, inputs=library.chosen, outputs=[tabs, explorer.datastore], js=_TO_TOP, **quiet
         )
+        demo.load(None, js=(_HERE / "page.js").read_text(encoding="utf-8"), api_visibility="private")
+        demo.load(refresh, inputs=choices, outputs=choices, **quiet)
         tick = gr.Timer(3)
         tick.tick(show_status, outputs=[pill, tick], concurrency_limit=None, **quiet)
     demo.queue(max_size=32, default_concurrency_limit=4, api_open=False)
@@ -105,6 +98,10 @@ def theme() -> gr.themes.Base:
         block_info_text_color_dark="*neutral_300",
         input_placeholder_color="*neutral_500",
         input_placeholder_color_dark="*neutral_400",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
         button_primary_background_fill="*neutral_800",
         button_primary_background_fill_hover="*neutral_700",
         button_primary_background_fill_dark="*neutral_100",
@@ -123,7 +120,7 @@ def launch_options() -> dict[str, Any]:
         "server_name": settings.host(),
         "server_port": settings.port(),
         "theme": theme(),
-        "css_paths": [_STYLE, lens.STYLE, parts.STYLE],
+        "css_paths": [_HERE / "style.css", lens.STYLE, parts.STYLE],
         "share": False,
         "show_error": False,
         "max_file_size": settings.MAX_UPLOAD,

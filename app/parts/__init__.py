@@ -10,7 +10,7 @@ STYLE = _HERE / "parts.css"
 
 
 class StatusLine(gr.HTML):
-    """One line: {"text": str, "fraction": 0..1 or None, "tone": "idle" | "busy" | "good"}, or just the text."""
+    """One line: {"text": str, "fraction": 0..1 or None, "tone": "idle", "busy" or "good"}, or just a text."""
 
     def __init__(self, value: dict[str, Any] | str = "", **kwargs: Any):
         super().__init__(

@@ -1,5 +1,6 @@
 """Corpus: a text of one's own -> chunks, seen first -> a datastore that Explore can read."""
 
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ _STAGES = {
     "embedding": "Embedding chunks",
     "saving": "Saving",
 }
-_RESULT_COLUMNS = ["#", "document", "at", "squared L2", "chunk", "continuation"]
+_RESULT_COLUMNS = ["#", "document", "L2", "chunk", "continues"]
 _LIST_COLUMNS = ["name", "chunks", "documents", "made"]
 
 
@@ -45,10 +46,10 @@ def build() -> Corpus:
             gr.Markdown("### 1 · Add text")
             pasted = gr.Textbox(
                 label="Paste a text",
+                placeholder="Anything you would like the model to look things up in.",
                 lines=7,
                 max_lines=14,
                 elem_id="pasted",
-                placeholder="Anything you would like the model to look things up in.",
             )
             files = gr.File(
                 label=f"or choose files ({', '.join(SUFFIXES)})",
@@ -58,18 +59,15 @@ def build() -> Corpus:
                 elem_id="files",
             )
             gr.Markdown("### 2 · Look at the chunks, then index")
-            with gr.Row():
+            with gr.Group():
                 name = gr.Textbox(
                     label="Name of the datastore",
+                    info="Lower-case letters, digits, '.', '_' and '-'.",
                     placeholder="my-notes",
                     max_lines=1,
                     elem_id="corpus-name",
-                    min_width=160,
-                    info="Lower-case letters, digits, '.', '_' and '-'.",
                 )
-                replace = gr.Checkbox(
-                    False, label="Replace one of this name", min_width=120, elem_id="replace"
-                )
+                replace = gr.Checkbox(False, label="Replace the datastore of this name", elem_id="replace")
             with gr.Row(elem_classes="run-row"):
                 index_button = gr.Button("Index", variant="primary", elem_id="index", min_width=90)
                 cancel_button = gr.Button("Cancel", interactive=False, elem_id="cancel", min_width=70)
@@ -77,19 +75,16 @@ def build() -> Corpus:
         with gr.Column(scale=6, min_width=300):
             gr.Markdown("### Preview")
             preview = ChunkPreview(elem_id="preview")
-    gr.Markdown("### 3 · Your datastores")
+    gr.Markdown("### 3 · Try it")
     with gr.Row(elem_classes="corpus-row"):
         with gr.Column(scale=5, min_width=300):
-            names = [info.name for info in services.datastores()]
-            with gr.Row(equal_height=True):
-                chosen = gr.Dropdown(
-                    choices=names,
-                    value=services.default_datastore(),
-                    label="Datastore",
-                    elem_id="chosen",
-                    scale=3,
-                )
-                use = gr.Button("Use in Explore", elem_id="use", scale=1, min_width=130)
+            chosen = gr.Dropdown(
+                choices=[info.name for info in services.datastores()],
+                value=services.default_datastore(),
+                label="Datastore",
+                elem_id="chosen",
+            )
+            use = gr.Button("Use in Explore", elem_id="use")
             listing = gr.Dataframe(
                 value=list_rows,
                 headers=_LIST_COLUMNS,
@@ -99,15 +94,13 @@ def build() -> Corpus:
                 elem_id="listing",
             )
         with gr.Column(scale=6, min_width=300):
-            with gr.Row(equal_height=True):
-                query = gr.Textbox(
-                    label="Test the retrieval",
-                    placeholder="What would this text retrieve?",
-                    max_lines=3,
-                    elem_id="query",
-                    scale=4,
-                )
-                search_button = gr.Button("Search", elem_id="search", scale=1, min_width=90)
+            query = gr.Textbox(
+                label="Test the retrieval",
+                placeholder="What would this text retrieve?",
+                max_lines=3,
+                elem_id="query",
+            )
+            search_button = gr.Button("Search", elem_id="search")
             results = gr.Dataframe(
                 headers=_RESULT_COLUMNS,
                 datatype="str",
@@ -115,10 +108,11 @@ def build() -> Corpus:
                 wrap=True,
                 label="Nearest chunks",
                 elem_id="results",
-                column_widths=["40px", "18%", "70px", "80px", "37%", "30%"],
+                column_widths=["6%", "21%", "11%", "34%", "28%"],
             )
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    buttons = [index_button, cancel_button]
     for change in (pasted.change, files.change):
         change(
             preview_texts,
@@ -127,44 +121,32 @@ def build() -> Corpus:
             trigger_mode="always_last",
             **quiet,
         )
-    started = gr.on(
-        [index_button.click, name.submit],
-        lambda: (gr.Button(interactive=False), gr.Button(interactive=True)),
-        outputs=[index_button, cancel_button],
-        queue=False,
-        **quiet,
-    )
-    started.then(
+    gr.on([index_button.click, name.submit], _running, outputs=buttons, queue=False, **quiet).then(
         index,
         inputs=[pasted, files, name, replace],
         outputs=[progress, chosen, listing],
         concurrency_id="index",
         concurrency_limit=1,
         **quiet,
-    ).then(
-        lambda: (gr.Button(interactive=True), gr.Button(interactive=False)),
-        outputs=[index_button, cancel_button],
-        queue=False,
-        **quiet,
-    )
+    ).then(_resting, outputs=buttons, queue=False, **quiet)
     cancel_button.click(cancel, outputs=progress, queue=False, **quiet)
-    gr.on(
-        [search_button.click, query.submit],
-        search,
-        inputs=[query, chosen],
-        outputs=results,
-        api_visibility="private",
-        show_progress="minimal",
-    )
+    gr.on([search_button.click, query.submit], search, inputs=[query, chosen], outputs=results, **quiet)
     return Corpus(chosen, use)
+
+
+def _running() -> tuple[gr.Button, gr.Button]:
+    return gr.Button(interactive=False), gr.Button(interactive=True)
+
+
+def _resting() -> tuple[gr.Button, gr.Button]:
+    return gr.Button(interactive=True), gr.Button(interactive=False)
 
 
 def _documents(pasted: str | None, files: list[str] | None) -> Iterator[Document]:
     """What was pasted, then what was uploaded. Raises CorpusError if there is neither, or too much."""
     total = 0
     if pasted and pasted.strip():
-        first = next(line for line in pasted.splitlines() if line.strip())
-        yield read_text(pasted, title=first.strip()[:60])
+        yield read_text(pasted, title=_title(pasted))
         total += len(pasted)
     elif not files:
         raise CorpusError("There is no text yet. Paste some, or choose files.")
@@ -172,10 +154,22 @@ def _documents(pasted: str | None, files: list[str] | None) -> Iterator[Document
         total += len(document.text)
         if total > settings.MAX_CORPUS_CHARACTERS:
             raise CorpusError(
-                f"The corpus has more than {settings.MAX_CORPUS_CHARACTERS:,} characters, the most that is indexed here. "
-                "Leave some files out, or index it on the command line: python -m indexing build NAME FILE…"
+                f"The corpus has more than {settings.MAX_CORPUS_CHARACTERS:,} characters, the most that is "
+                "indexed here. Leave some out, or use the command line: python -m indexing build NAME FILE…"
             )
         yield document
+
+
+def _title(pasted: str) -> str:
+    """The text's first words."""
+    return textwrap.shorten(next(line for line in pasted.splitlines() if line.strip()), 48, placeholder="…")
+
+
+def _suggestion(title: str) -> str:
+    """A valid name made of the title's first words: 'Notes on Ferns.md' -> 'notes-on-ferns'."""
+    stem = title.rsplit(".", 1)[0] if title.endswith(SUFFIXES) else title
+    name = paths.slug("-".join(stem.split()[:3]))
+    return name.strip("-._") or "my-notes"
 
 
 @shows_errors
@@ -186,7 +180,7 @@ def preview_texts(pasted: str | None, files: list[str] | None, name: str | None)
     documents = list(_documents(pasted, files))
     suggestion = gr.skip()
     if not (name or "").strip():
-        suggestion = paths.slug(documents[0].title.rsplit(".", 1)[0])[:32].strip("-._") or "my-notes"
+        suggestion = _suggestion(documents[0].title)
     return preview(documents), suggestion, ""
 
 
@@ -306,7 +300,13 @@ def search(query: str, name: str | None) -> list[list[str]]:
         raise InputError("There is no datastore to search. Index a text first.")
     hits = services.datastore(name).search(query or "", settings.SEARCH_RESULTS)
     return [
-        [str(rank), hit.title, f"{hit.offset:,}", f"{hit.distance:.3f}", hit.text, hit.continuation or "–"]
+        [
+            str(rank),
+            f"{hit.title} @ {hit.offset}",
+            f"{hit.distance:.2f}",
+            hit.text.strip(),
+            hit.continuation.strip() or "– the document ends here",
+        ]
         for rank, hit in enumerate(hits, start=1)
     ]
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,47 +42,37 @@ def build() -> Explore:
     """Lay out the tab, inside a `gr.Tab`, and wire it."""
     recorded = services.recorded()
     shown = gr.State(recorded[0] if recorded else None)  # id of the finished trace in the lens
+    saved = gr.JSON(visible=False)
     with gr.Row(elem_classes="prompt-row"):
         prompt = gr.Textbox(
-            label=text.PROMPT_LABEL,
+            label="Prompt",
             info=text.PROMPT_HINT,
             placeholder=text.EXAMPLES[0][1],
-            lines=3,
+            lines=4,
             max_lines=8,
             elem_id="prompt",
             scale=5,
         )
-        with gr.Column(scale=1, min_width=190, elem_classes="prompt-side"):
+        with gr.Column(scale=1, min_width=200, elem_classes="prompt-side"):
             with gr.Row(elem_classes="run-row"):
                 run_button = gr.Button("Run", variant="primary", elem_id="run", min_width=90)
                 stop_button = gr.Button("Stop", interactive=False, elem_id="stop", min_width=70)
-            retrieval = gr.Checkbox(True, label="Retrieval", elem_id="retrieval")
+            with gr.Group():
+                retrieval = gr.Checkbox(True, label="Retrieval, from", elem_id="retrieval")
+                datastore = gr.Dropdown(
+                    choices=[info.name for info in services.datastores()],
+                    value=services.default_datastore(),
+                    show_label=False,
+                    label="Datastore",
+                    container=False,
+                    elem_id="datastore",
+                )
     with gr.Row(elem_classes="chips"):
         for label, example in text.EXAMPLES:
             chip = gr.Button(label, size="sm", min_width=0, elem_classes="chip")
             chip.click(None, outputs=prompt, js=f"() => {json.dumps(example)}", api_visibility="private")
         progress = StatusLine(elem_id="progress")
-    with gr.Accordion("Settings", open=False, elem_classes="fold"):
-        with gr.Row():
-            datastore = gr.Dropdown(
-                choices=[info.name for info in services.datastores()],
-                value=services.default_datastore(),
-                label="Datastore",
-                info="Where neighbours are looked up. Make your own in Corpus.",
-                elem_id="datastore",
-            )
-            max_new_tokens = _slider("max_new_tokens", "New tokens", 1)
-            num_neighbours = _slider("num_neighbours", "Neighbours (k)", 1)
-        with gr.Row():
-            temperature = _slider("temperature", "Temperature", 0.05)
-            top_k = _slider("top_k", "Top k", 1)
-            top_p = _slider("top_p", "Top p", 0.01)
-            seed = gr.Number(
-                bounds(GenerationConfig, "seed")[2],
-                label="Seed",
-                info=bounds(GenerationConfig, "seed")[3],
-                precision=0,
-            )
+    sampling = _settings()
     lens = RetroLens(
         services.view(recorded[0]) if recorded else None, fetch_map=attention_map, elem_id="lens"
     )
@@ -90,67 +81,57 @@ def build() -> Explore:
         open_button = gr.UploadButton(
             "Open a trace", size="sm", min_width=0, file_types=[".json", ".gz"], elem_id="open"
         )
-        for trace_id in recorded:
-            chip = gr.Button(_short_title(trace_id), size="sm", min_width=0, elem_classes="chip")
-            chip.click(
-                lambda trace_id=trace_id: show_recorded(trace_id),
-                outputs=[lens, progress, shown],
-                show_progress="hidden",
-                api_visibility="private",
-            )
-    saved = gr.JSON(visible=False)
+        recorded_buttons = [
+            gr.Button(_short_title(trace_id), size="sm", min_width=0, elem_classes="chip")
+            for trace_id in recorded
+        ]
 
-    started = gr.on(
-        [run_button.click, prompt.submit],
-        lambda: (gr.Button(interactive=False), gr.Button(interactive=True)),
-        outputs=[run_button, stop_button],
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    ran = started.then(
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    buttons = [run_button, stop_button]
+    gr.on([run_button.click, prompt.submit], _running, outputs=buttons, queue=False, **quiet).then(
         run,
-        inputs=[
-            prompt,
-            retrieval,
-            datastore,
-            max_new_tokens,
-            temperature,
-            top_k,
-            top_p,
-            seed,
-            num_neighbours,
-        ],
+        inputs=[prompt, retrieval, datastore, *sampling],
         outputs=[lens, progress, shown],
-        show_progress="hidden",
         concurrency_id="model",
         concurrency_limit=1,
-        api_visibility="private",
+        **quiet,
+    ).then(_resting, outputs=buttons, queue=False, **quiet)
+    stop_button.click(stop, outputs=progress, queue=False, **quiet)
+    open_button.upload(open_trace, inputs=open_button, outputs=[lens, progress, shown], **quiet)
+    for trace_id, button in zip(recorded, recorded_buttons, strict=True):
+        button.click(partial(show_trace, trace_id), outputs=[lens, progress, shown], **quiet)
+    save_button.click(save_trace, inputs=shown, outputs=saved, **quiet).success(
+        None, inputs=saved, js=_SAVE_JS, api_visibility="private"
     )
-    ran.then(
-        lambda: (gr.Button(interactive=True), gr.Button(interactive=False)),
-        outputs=[run_button, stop_button],
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    stop_button.click(stop, outputs=progress, queue=False, show_progress="hidden", api_visibility="private")
-    open_button.upload(
-        open_trace,
-        inputs=open_button,
-        outputs=[lens, progress, shown],
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    save_button.click(
-        save_trace, inputs=shown, outputs=saved, show_progress="hidden", api_visibility="private"
-    ).success(None, inputs=saved, js=_SAVE_JS, api_visibility="private")
     return Explore(datastore)
+
+
+def _settings() -> list[gr.components.Component]:
+    """The folded settings, in the order in which `run` takes them."""
+    with gr.Accordion("Settings", open=False, elem_classes="fold"):
+        with gr.Row():
+            max_new_tokens = _slider("max_new_tokens", "New tokens", 1)
+            num_neighbours = _slider("num_neighbours", "Neighbours (k)", 1)
+            temperature = _slider("temperature", "Temperature", 0.05)
+        with gr.Row():
+            top_k = _slider("top_k", "Top k", 1)
+            top_p = _slider("top_p", "Top p", 0.01)
+            _, _, default, help_text = bounds(GenerationConfig, "seed")
+            seed = gr.Number(default, label="Seed", info=help_text, precision=0, elem_id="seed")
+    return [max_new_tokens, temperature, top_k, top_p, seed, num_neighbours]
 
 
 def _slider(name: str, label: str, step: float) -> gr.Slider:
     low, high, default, help_text = bounds(GenerationConfig, name)
     return gr.Slider(low, high, value=default, step=step, label=label, info=help_text, elem_id=name)
+
+
+def _running() -> tuple[gr.Button, gr.Button]:
+    return gr.Button(interactive=False), gr.Button(interactive=True)
+
+
+def _resting() -> tuple[gr.Button, gr.Button]:
+    return gr.Button(interactive=True), gr.Button(interactive=False)
 
 
 def _short_title(trace_id: str) -> str:
@@ -287,5 +268,5 @@ def save_trace(trace_id: str | None) -> dict[str, str]:
 
 
 @shows_errors
-def show_recorded(trace_id: str) -> tuple[Any, Any, Any]:
+def show_trace(trace_id: str) -> tuple[Any, Any, Any]:
     return services.view(trace_id), "", trace_id

@@ -1,0 +1,183 @@
+"""The app's handlers as plain functions: what they yield, and the one sentence they raise."""
+
+import gradio as gr
+import pytest
+from fakes import HashingEmbedder
+
+from app import services, settings
+from app.errors import shows_errors
+from app.tabs import corpus, explore
+from indexing import files, paths
+from indexing.embedder import DEFAULT_EMBEDDER
+from indexing.errors import InputError
+
+TEXT = "The Nile flows north to the Mediterranean Sea. Mount Etna is a volcano on the coast of Sicily. "
+
+
+@pytest.fixture(autouse=True)
+def fresh_services(monkeypatch):
+    """No state of other tests, and an embedder that costs nothing."""
+    quick = HashingEmbedder()
+    monkeypatch.setattr(services, "_embedders", {DEFAULT_EMBEDDER: quick, quick.name: quick})
+    monkeypatch.setattr(services, "_datastores", {})
+    monkeypatch.setattr(services, "_traces", type(services._traces)())
+
+
+def message(call, *args):
+    with pytest.raises(gr.Error) as caught:
+        result = call(*args)
+        list(result)  # a generator raises when drained
+    return caught.value.message
+
+
+def test_an_error_of_the_user_is_shown_escaped():
+    @shows_errors
+    def handler():
+        raise InputError("Cannot read <img src=x onerror=alert(1)>.txt")
+
+    assert message(handler) == "Cannot read &lt;img src=x onerror=alert(1)&gt;.txt"
+
+
+def test_an_error_of_ours_is_logged_and_not_shown(caplog):
+    @shows_errors
+    def handler():
+        yield 1
+        raise ValueError("secret path /root/x")
+
+    assert "secret" not in message(handler)
+    assert "secret path" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("", "The prompt is empty"),
+        (" \n\t", "The prompt is empty"),
+        ("word " * 5000, "up to 1,024 fit"),
+        ("word " * 100_000, "500,000 characters"),
+    ],
+)
+def test_a_prompt_that_cannot_be_used_is_refused_before_anything_is_loaded(prompt, expected, monkeypatch):
+    monkeypatch.setattr(services, "model", lambda *_: pytest.fail("loaded a model"))
+    sentence = message(explore.run, prompt, True, "any", 8, 0.7, 40, 0.95, 0, 2)
+    assert expected in sentence
+
+
+def test_settings_out_of_bounds_are_refused_whatever_the_page_sends():
+    assert "max_new_tokens" in message(explore.run, "A text.", True, "any", 10**6, 0.7, 40, 0.95, 0, 2)
+    assert "seed" in message(explore.run, "A text.", True, "any", 8, 0.7, 40, 0.95, None, 2)
+
+
+def test_retrieval_without_a_datastore_says_what_to_do():
+    assert "Make one in Corpus" in message(explore.run, "A text.", True, None, 8, 0.7, 40, 0.95, 0, 2)
+
+
+@pytest.mark.parametrize(
+    "request_", [None, "x", [], {}, {"trace": "no", "chunk": 0}, {"trace": "no", "chunk": "0"}, {"chunk": -1}]
+)
+def test_a_map_asked_for_with_anything_else_is_an_error_in_words(request_):
+    assert list(explore.attention_map(request_)) == ["error"]
+
+
+def test_a_file_that_is_no_trace_is_refused(tmp_path):
+    for name, content in [
+        ("a.json", b"{"),
+        ("b.json", b"[]"),
+        ("c.json.gz", b"not gzip"),
+        ("d.json", b"\xff\xfe"),
+    ]:
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert message(explore.open_trace, str(path))
+
+
+def test_a_preview_cuts_as_indexing_cuts():
+    list(corpus.index(TEXT * 20, None, "rivers", False))
+    store = services.datastore("rivers")
+    shown = corpus.preview_texts(TEXT * 20, None, "")[0]["documents"][0]["chunks"]
+    assert [chunk["text"] for chunk in shown] == [store.text(i) for i in range(len(store.chunks))]
+    assert "".join(chunk["text"] for chunk in shown) == TEXT * 20
+
+
+def test_a_long_corpus_is_previewed_in_part_and_says_so():
+    value = corpus.preview_texts(TEXT * 5000, None, "")[0]
+    assert sum(len(document["chunks"]) for document in value["documents"]) == settings.PREVIEW_CHUNKS
+    assert "about" in value["summary"]
+    assert value["rest"]
+
+
+def test_a_name_is_suggested_only_where_none_is_given():
+    assert corpus.preview_texts(TEXT, None, "")[1] == "the-nile-flows"
+    assert isinstance(corpus.preview_texts(TEXT, None, "mine")[1], dict)  # gr.skip()
+
+
+def test_an_indexed_corpus_can_be_searched_and_is_listed():
+    *_, (progress, choice, rows) = corpus.index(TEXT * 20, None, "rivers", False)
+    assert progress["tone"] == "good" and "rivers" in progress["text"]
+    assert choice.value == "rivers"
+    assert "rivers" in [row[0] for row in rows]
+    found = corpus.search("volcano Sicily", "rivers")
+    assert "Sicily" in found[0][3]
+
+
+def test_a_corpus_of_one_chunk_works():
+    *_, (progress, _, _) = corpus.index("One sentence only.", None, "tiny", False)
+    assert "1 chunk" in progress["text"]
+    assert len(corpus.search("sentence", "tiny")) == 1
+
+
+def test_cancelling_leaves_nothing(monkeypatch):
+    steps = corpus.index(TEXT * 400, None, "rivers", False)
+    next(steps)
+    corpus.cancel()
+    *_, (progress, _, _) = steps
+    assert "nothing was written" in progress
+    assert not paths.datastores_dir().exists() or not list(paths.datastores_dir().iterdir())
+
+
+def test_a_page_that_goes_away_while_indexing_leaves_nothing():
+    steps = corpus.index(TEXT * 400, None, "rivers", False)
+    next(steps)
+    steps.close()
+    assert "rivers" not in [info.name for info in services.datastores()]
+    assert not list(paths.datastores_dir().glob(f"{files.UNFINISHED}*"))
+
+
+def test_replacing_a_datastore_reaches_the_search_at_once():
+    list(corpus.index("Bees dance on the comb.", None, "mine", False))
+    assert "Bees" in corpus.search("bees", "mine")[0][3]
+    assert "exists already" in message(corpus.index, "Honey.", None, "mine", False)
+    list(corpus.index("Glaciers move slowly.", None, "mine", True))
+    assert "Glaciers" in corpus.search("bees", "mine")[0][3]
+
+
+def upload(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return [str(path)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("empty.txt", b"", "empty.txt is empty"),
+        ("photo.txt", b"\x89PNG\0\0\1\2", "looks binary"),
+        ("latin.txt", "Zürich".encode("latin-1"), "byte 1"),
+        ("rows.jsonl", b'{"text": "a"}\n' * 6 + b'{"text": \n', "Line 7 of rows.jsonl"),
+        ("notes.pdf", b"text", "expected a .txt, .md or .jsonl file"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_remedy(tmp_path, name, content, expected):
+    assert expected in message(corpus.preview_texts, "", upload(tmp_path, name, content), "")
+    assert expected in message(corpus.index, "", upload(tmp_path, name, content), "mine", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("", "no name yet"), ("../up", "cannot be used"), ("A B", "cannot")]
+)
+def test_a_bad_name_is_refused(name, expected):
+    assert expected in message(corpus.index, TEXT, None, name, False)
+
+
+def test_nothing_to_index_says_so():
+    assert "no text yet" in message(corpus.index, "", None, "mine", False)

@@ -1,0 +1,62 @@
+"""The lens and the small parts show untrusted text: nothing of it may reach a template or markup."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from app.lens import RetroLens, script
+from app.parts import ChunkPreview, StatusLine
+
+
+def parts():
+    return [RetroLens(None, fetch_map=lambda request: {}), StatusLine(), ChunkPreview()]
+
+
+@pytest.mark.parametrize("part", parts(), ids=lambda part: type(part).__name__)
+def test_templates_are_static(part):
+    # gr.HTML runs what stands in {{…}} and ${…} as code and reads a backslash as an escape.
+    for template in (part.html_template, part.css_template):
+        assert not re.search(r"\{\{|\$\{|\\|`", template)
+
+
+@pytest.mark.parametrize("part", parts(), ids=lambda part: type(part).__name__)
+def test_scripts_write_text_only(part):
+    forbidden = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|\beval\b|\$\{"
+    )
+    assert not re.search(forbidden, part.js_on_load)
+
+
+@pytest.mark.parametrize("part", parts(), ids=lambda part: type(part).__name__)
+def test_templates_hold_no_script_or_remote_address(part):
+    assert not re.search(r"<script|on\w+=|https?:|//", part.html_template)
+
+
+def test_the_lens_asks_under_the_name_that_its_script_calls():
+    lens = RetroLens(None, fetch_map=lambda request: {"got": request})
+    assert "server.attention_map(" in script()
+    assert lens.attention_map({"chunk": 1}) == {"got": {"chunk": 1}}
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node to run the lens's pure functions")
+def test_values_are_unpacked_and_shown_as_they_are():
+    values = script().split("// The document's side of the lens")[0]
+    checks = """
+    const assert = require("node:assert");
+    const data = Buffer.from([255, 0, 51, 102]).toString("base64");
+    const map = unpack({ rows: 2, cols: 2, scale: 0.5, data });
+    assert.deepStrictEqual([...map.weights].map((w) => +w.toFixed(3)), [0.5, 0, 0.1, 0.2]);
+    assert.strictEqual(map.max, 0.5);
+    assert.deepStrictEqual([...map.rowMax].map((w) => +w.toFixed(3)), [0.5, 0.2]);
+    assert.strictEqual(unpack(null), null);
+    assert.strictEqual(display("a\\u202eb\\u0000<b>"), "a⟨U+202E⟩b⟨U+0000⟩<b>");
+    assert.strictEqual(displayWord(" \\n"), "↵");
+    assert.strictEqual(gainOf({ lp_on: -1, lp_off: -3 }), 2);
+    assert.strictEqual(gainOf({ lp_on: -1, lp_off: null }), null);
+    assert.strictEqual(signed(-0.001), "+0.00");
+    assert.ok(strength(0.5, 1) > 0.5 && strength(2, 1) === 1 && strength(0, 1) === 0);
+    """
+    done = subprocess.run(["node", "-e", values + checks], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
