@@ -1,4 +1,4 @@
-"""python -m retro_core verify-reference | train | export | evaluate
+"""python -m retro_core generate | train | export | evaluate | verify-reference
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 verify-reference found a
 deviation beyond the tolerance, 2 an error said in one sentence, 130 stopped with Ctrl-C.
@@ -12,12 +12,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from indexing import paths
 from indexing.errors import InputError, RetroError
 from indexing.files import write_json
-from retro_core.config import Settings, TrainConfig, bounds
+from indexing.neighbours import NO_CHUNK, Neighbours
+from retro_core.config import GenerationConfig, Settings, TrainConfig, bounds
+
+if TYPE_CHECKING:
+    from indexing.datastore import Datastore
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,6 +60,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m retro_core", description="The RETRO language model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    command = commands.add_parser("generate", help="continue a text, reading neighbours from a datastore")
+    command.set_defaults(execute=_generate)
+    command.add_argument("prompt", metavar="TEXT", help="the beginning; - reads it from standard input")
+    command.add_argument("--model", default=paths.DEMO_MODEL, help="name or folder of a model (%(default)s)")
+    command.add_argument("--datastore", default=paths.DEMO_DATASTORE, help="what to read (%(default)s)")
+    add_settings(command, GenerationConfig)
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
+    command.add_argument("--trace", metavar="FILE", type=Path, help="save a .retro.json that the app opens")
+
     command = commands.add_parser("train", help="train a model, or resume the run of that name")
     command.set_defaults(execute=_train)
     add_settings(command, TrainConfig)
@@ -87,6 +100,75 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(execute=_verify_reference)
     command.add_argument("folder", metavar="DIR", type=Path, help="where these numbers are")
     return parser
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    config = read_settings(arguments, GenerationConfig)  # before the seconds that loading takes
+    if arguments.trace and not arguments.trace.name.endswith(".retro.json"):
+        raise InputError(f"A trace's name ends with .retro.json, got {arguments.trace.name!r}. Change it.")
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+
+    from indexing.datastore import Datastore
+    from retro_core.checkpoint import load_model
+    from retro_core.generation import Finished, Prompted, Retrieved, Token, generate
+
+    loaded = load_model(arguments.model)
+    datastore = Datastore.open(arguments.datastore, tokenizer=loaded.tokenizer) if config.retrieval else None
+    tokens: list[dict[str, Any]] = []
+    chunks: list[dict[str, Any]] = []
+    neighbours = []
+    started = 0
+    finished: Finished | None = None
+    for event in generate(loaded.model, loaded.tokenizer, prompt, datastore, config):
+        text = ""
+        match event:
+            case Prompted():
+                tokens = [
+                    {"id": int(token), "text": piece, "logprob": None}
+                    for token, piece in zip(event.tokens, event.texts, strict=True)
+                ]
+                started, text = len(tokens), "".join(event.texts)
+            case Retrieved():
+                neighbours.append(event.neighbours)
+                chunks.append({"chunk": event.chunk, "neighbours": _origins(datastore, event.neighbours)})
+            case Token():
+                tokens.append({"id": int(event.id), "text": event.text, "logprob": event.logprob})
+                text = event.text
+            case Finished():
+                finished = event
+        if text and not arguments.json:
+            print(text, end="", flush=True)
+    if arguments.json:
+        written = "".join(token["text"] for token in tokens[started:])
+        reason = {"reason": finished.reason, "seconds": finished.seconds} if finished else {}
+        _print_json({"prompt": prompt, "text": written, **reason, "tokens": tokens, "chunks": chunks})
+    else:
+        print()
+        for chunk in chunks:
+            for found in chunk["neighbours"]:
+                print(
+                    f"chunk {chunk['chunk'] + 1} read {found['title']}, character {found['offset']}, "
+                    f"squared distance {found['distance']:.3f}",
+                    file=sys.stderr,
+                )
+    if arguments.trace:
+        from retro_core.explain import explain
+
+        trace = explain(loaded, tokens, neighbours, datastore, config)
+        write_json(arguments.trace, trace.to_json())
+        print(f"saved {arguments.trace}", file=sys.stderr)
+
+
+def _origins(datastore: "Datastore | None", neighbours: Neighbours) -> list[dict[str, Any]]:
+    """Where the neighbours of one chunk come from, nearest first."""
+    found = zip(neighbours.ids.ravel().tolist(), neighbours.distances.ravel().tolist(), strict=True)
+    origins = []
+    for chunk_id, distance in found:
+        if datastore is not None and chunk_id != NO_CHUNK:
+            origin = dataclasses.asdict(datastore.provenance(chunk_id))
+            text = datastore.text(chunk_id)
+            origins.append({"chunk_id": chunk_id, **origin, "distance": distance, "text": text})
+    return origins
 
 
 def _verify_reference(arguments: argparse.Namespace) -> int:
@@ -172,7 +254,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
                 f"on minus off {found.on - found.off:+.4f} (95 % of resamples from {low:+.4f} to {high:+.4f})"
             )
     if arguments.json:
-        print(json.dumps({"probes": probes}, indent=2))
+        _print_json({"probes": probes})
     if arguments.out:
         write_json(arguments.out, {"probes": probes})
 
@@ -182,3 +264,7 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {path}: {error}. Give a UTF-8 text file.") from error
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,89 @@
+"""The commands of retro_core: from text to a trained model and its numbers, as a user types them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from indexing.build import build
+from indexing.corpus import read_text
+from indexing.paths import datastore_dir
+from indexing.precompute import precompute_neighbours
+from retro_core.checkpoint import load_model
+from retro_core.cli import main
+from retro_core.config import GenerationConfig
+
+
+@pytest.mark.parametrize("command", ["", "generate", "train", "export", "evaluate", "verify-reference"])
+def test_help_answers_without_loading_torch(command):
+    program = (
+        "import sys; from retro_core.cli import main\n"
+        f"try: main({[*command.split(), '--help']})\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'faiss', 'lightning', 'sentence_transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: python -m retro_core {command}".strip() in done.stdout
+
+
+def test_every_setting_is_an_option_with_its_default_and_its_bounds(capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name in GenerationConfig().to_dict():
+        assert f"--{name.replace('_', '-')}" in shown
+    assert "tokens to write (128, 1 to 1,024)" in shown and "--no-retrieval" in shown
+
+
+@pytest.mark.parametrize("line, sentence", [
+    (["generate", "x", "--temperature", "9"], "temperature must be from 0 to 2, got 9.0."),
+    (["generate", "x", "--model", "absent"], "There is no model at"),
+    (["generate", "x", "--trace", "t.json"], "A trace's name ends with .retro.json, got 't.json'."),
+    (["train", "--steps", "0"], "steps must be from 1 to 10,000,000, got 0."),
+    (["evaluate", "spec.json"], "Expected NAME=SPEC, got 'spec.json'."),
+    (["evaluate", "--run", "absent", "held=spec.json"], "Run 'absent' has no checkpoint"),
+    (["export", "absent", "new"], "Run 'absent' has no checkpoint"),
+    (["export", "../x", "new"], "cannot be used as a name"),
+])  # fmt: skip
+def test_errors_are_one_sentence_and_exit_2(capsys, line, sentence):
+    assert main(line) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and sentence in captured.err
+
+
+def test_from_a_text_to_a_model_and_its_numbers(tmp_path, capsys, tokenizer, embedder):
+    text = "The river Nile flows north through eleven countries to the Mediterranean Sea. " * 12
+    documents = [read_text(f"{text} Number {i}.", f"Nile {i}") for i in range(4)]
+    list(build("nile", documents, tokenizer, embedder, chunk_size=8))
+    list(precompute_neighbours([datastore_dir("nile")], [datastore_dir("nile")], 2, tmp_path / "data"))
+    spec, words = tmp_path / "data" / "data.spec.json", tmp_path / "words"
+    words.mkdir()
+    tokenizer.save(words)
+    config = tmp_path / "model.json"
+    sizes = {"mode": "paper", "num_embeddings": tokenizer.vocab_size, "chunk_size": 8, "dropout_p": 0.0}
+    for part in ("enc", "dec"):
+        sizes |= {f"{part}_hidden_dim": 8, f"{part}_ffn_dim": 8, f"{part}_num_heads": 2, f"{part}_qkv_dim": 8}
+    config.write_text(json.dumps(sizes))
+
+    settings = ["--data-spec", str(spec), "--tokenizer", str(words), "--model", str(config), "--steps", "2"]
+    assert main(["train", *settings, "--run", "try", "--batch-size", "2", "--max-len", "32"]) == 0
+    assert "saved" in capsys.readouterr().err
+    (tmp_path / "card.md").write_text("# A try")
+    assert main(["export", "try", "tried", "--half", "--card", str(tmp_path / "card.md")]) == 0
+    assert "parameters after 2 steps" in capsys.readouterr().out
+    assert load_model("tried").card == "# A try"
+
+    out = tmp_path / "evaluation.json"
+    line = ["evaluate", "--model", "tried", f"nile={spec}", "--max-len", "32", "--out", str(out), "--json"]
+    assert main(line) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers == json.loads(out.read_text())
+    found = numbers["probes"]["nile"]
+    assert found["documents"] == 4 and found["tokens"] > 100
+    low, high = found["on_minus_off_ci95"]
+    assert low <= found["on"] - found["off"] <= high
