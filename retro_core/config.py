@@ -206,3 +206,57 @@ def _default(spec: dataclasses.Field) -> Any:
 def _described(expected: type) -> str:
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
     return words[expected]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. A run is resumed with the same settings and continues bit for bit."""
+
+    data_spec: str = setting("", "data.spec.json of the training set")
+    tokenizer: str = setting("demo", "model name or folder whose tokenizer.json made the training set")
+    validation: str = setting("", "data.spec.json of held-out documents; empty for none")
+    model: str = setting("small", "preset name or a RetroConfig JSON file")
+    run: str = setting("run", "name of the run; an existing one is resumed")
+    steps: int = setting(3000, "optimiser steps", 1, 10_000_000)
+    batch_size: int = setting(4, "windows of full length per step", 1, 4096)
+    max_len: int = setting(512, "tokens in a window, a multiple of the chunk size", 2, 65536)
+    num_neighbours: int = setting(2, "neighbours read for each chunk (k)", 1, 64)
+    learning_rate: float = setting(1e-3, "peak of the schedule", 0.0, 1.0)
+    warmup: int = setting(100, "steps of linear warm-up", 0, 1_000_000)
+    decay_share: float = setting(0.25, "last share of the steps, over which the learning rate falls", 0.0, 1.0)
+    final_rate: float = setting(0.05, "share of the peak that it ends on", 0.0, 1.0)
+    weight_decay: float = setting(0.1, "AdamW's decay of matrices; norms, biases and embeddings have none", 0.0, 1.0)
+    clip: float = setting(1.0, "largest gradient norm", 0.0, 1000.0)
+    copy_share: float = setting(0.0, "share of chunks whose neighbour is at first a moved piece of the text itself", 0.0, 1.0)
+    copy_steps: int = setting(0, "steps over which copy_share falls to 0", 0, 10_000_000)
+    left_padded: float = setting(0.0, "share of windows that begin with padding, as short prompts do", 0.0, 1.0)
+    evaluate_every: int = setting(200, "steps between evaluations", 1, 10_000_000)
+    evaluate_windows: int = setting(24, "held-out windows in each evaluation while training", 1, 100_000)
+    save_every: int = setting(200, "steps between checkpoints", 1, 10_000_000)
+    log_every: int = setting(10, "steps between lines of the log", 1, 10_000_000)
+    seed: int = setting(0, "of initial weights, order and dropout", 0, 2**31 - 1)
+    threads: int = setting(0, "processor threads; 0 for torch's own choice", 0, 1024)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def _small(width: int, layers: int, cca_layers: list[int], ffn: int, heads: int) -> dict[str, Any]:
+    """Shared embeddings and a one-layer encoder: what copying is learned with on few tokens."""
+    return {
+        "mode": PAPER, "dropout_p": 0.0, "tie_embeddings": True, "enc_share_decoder_embs": True,
+        "enc_hidden_dim": width, "enc_num_layers": 1, "enc_ffn_dim": width, "enc_num_heads": heads,
+        "enc_qkv_dim": width, "enc_ca_layers": [0], "dec_hidden_dim": width, "dec_num_layers": layers,
+        "dec_ffn_dim": ffn, "dec_num_heads": heads, "dec_qkv_dim": width, "dec_cca_layers": cca_layers,
+        "dec_sa_pos_bias_num_buckets": 512,
+    }  # fmt: skip
+
+
+# Sizes by name; vocabulary and padding come from the tokenizer.
+PRESETS: dict[str, dict[str, Any]] = {
+    "toy": _small(64, 2, [1], 128, 2),
+    "small": _small(256, 4, [1, 3], 768, 4),
+}

@@ -33,6 +33,7 @@ from indexing.neighbours import Neighbours
 from retro_core.config import REFERENCE, RetroConfig
 
 IGNORED_LABEL = -100
+EMBEDDING_STD = 0.02
 _MASKED = -10000.0  # what the reference adds to the score of a hidden key
 
 
@@ -346,7 +347,7 @@ class Capture:
     hidden_states: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class CcaWeights:
     """Attention weights of chunked cross-attention.
 
@@ -366,7 +367,7 @@ class CcaWeights:
         return F.pad(rows, (0, 0, 0, 0, 0, self.num_tokens - rows.shape[3]))
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning rebuilds outputs in place
 class RetroOutput:
     """logits (b, n, v) · loss, () or (b, n) · and, only when asked for with `Capture`:
 
@@ -511,31 +512,67 @@ def init_weights(model: Retro) -> None:
     """Initial values.
 
     reference   PyTorch's defaults, decoder embeddings N(0, 0.02), position biases 0
-    paper       all matrices N(0, 1/sqrt(fan in)), those that write into the residual stream divided by
-                sqrt(2 * layers); embeddings N(0, 0.02), position biases 0.
-                CCA's keys start equal to its queries, so that from the first step a position attends to
-                neighbour tokens that resemble it and copying has something to build on.
+    paper       embeddings N(0, 0.02); matrices N(0, 1/sqrt(fan in)), but 0 where they write into the residual
+                stream, which therefore starts as the token embeddings alone; position biases 0;
+                and where encoder and decoder share embeddings, `start_copying`
     """
     config = model.config
     for module in model.modules():
         if isinstance(module, PositionBias):
             nn.init.zeros_(module.relative_attention_bias.weight)
-    nn.init.normal_(model.base.dec_embs.weight, std=0.02)
+    nn.init.normal_(model.base.dec_embs.weight, std=EMBEDDING_STD)
     if config.mode == REFERENCE:
         return
     if config.dec_cca_layers:
-        nn.init.normal_(model.base.encoder.enc_embs.weight, std=0.02)
+        nn.init.normal_(model.base.encoder.enc_embs.weight, std=EMBEDDING_STD)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and not (module is model.lm_head and config.tie_embeddings):
-            std = module.in_features**-0.5
             if name.endswith(("final_proj", "wo")):
-                std /= math.sqrt(2 * config.dec_num_layers)
-            nn.init.normal_(module.weight, std=std)
-    for layer in model.base.decoder:
-        if "1" in layer and config.enc_hidden_dim == config.dec_hidden_dim:
-            cca = layer["1"]
-            with torch.no_grad():
-                cca.kv_proj.weight[: config.dec_qkv_dim] = cca.q_proj.weight
+                nn.init.zeros_(module.weight)
+            else:
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    head_dims = {config.enc_qkv_dim // config.enc_num_heads, config.dec_qkv_dim // config.dec_num_heads}
+    if config.dec_cca_layers and config.enc_share_decoder_embs and len(head_dims) == 1:
+        start_copying(model)
+
+
+@torch.no_grad()
+def start_copying(model: Retro) -> None:
+    """Let half of the CCA heads begin as an induction head that reads neighbours.
+
+    The encoder's first self-attention adds to each neighbour token a projection of the token before it; CCA
+    looks, in that same subspace, for what resembles the current token and adds what stands there. So from the
+    first step "the token that followed this one in a neighbour" becomes likelier, and training refines that
+    instead of having to discover it, which takes more tokens than small runs have.
+    """
+    config, encoder = model.config, model.base.encoder
+    first = encoder.layers[0]["0"]
+    core = first.multi_head_attention
+    head_dim = config.enc_qkv_dim // config.enc_num_heads
+    bias = core.positional_bias
+    heads = max(1, min(config.enc_num_heads, config.dec_num_heads) // 2)
+    count = min(heads, config.enc_hidden_dim // head_dim)
+    # Rows of an orthogonal matrix: a subspace of its own for each head.
+    basis = torch.linalg.qr(torch.randn(config.enc_hidden_dim, config.enc_hidden_dim)).Q
+    previous = torch.tensor(-1)
+    bucket = (
+        linear_buckets(previous, bias.num_buckets, bias.lowest)
+        if bias.max_distance is None
+        else log_linear_buckets(previous, bias.num_buckets, bias.max_distance, True)
+    )
+    for head in range(count):
+        rows = slice(head * head_dim, (head + 1) * head_dim)
+        subspace = basis[rows]  # (head_dim, d)
+        bias.relative_attention_bias.weight[bucket, head] = 6.0  # e^6 outweighs a hundred other tokens
+        first.qkv_proj.weight[2 * config.enc_qkv_dim :][rows] = subspace
+        core.final_proj.weight[:, rows] = EMBEDDING_STD * subspace.T
+        for layer in model.base.decoder:
+            if "1" in layer:
+                cca = layer["1"]
+                cca.q_proj.weight[rows] = subspace
+                cca.kv_proj.weight[: config.dec_qkv_dim][rows] = subspace
+                cca.kv_proj.weight[config.dec_qkv_dim :][rows] = subspace
+                cca.multi_head_attention.final_proj.weight[:, rows] = EMBEDDING_STD * subspace.T
 
 
 def _max_distance(config: RetroConfig) -> int | None:

@@ -1,0 +1,224 @@
+"""Token sequences with their precomputed neighbours, as batches that depend on nothing but (seed, step).
+
+A data spec (`data.spec.json`, the reference's format) names shards of documents cut into chunks with the
+neighbours of each chunk, and an index spec that names the shards the neighbours point into.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from indexing.chunks import ChunkStore
+from indexing.errors import InputError
+from indexing.neighbours import NO_CHUNK
+
+
+@dataclass(frozen=True)
+class Window:
+    """Up to `max_chunks` consecutive chunks of one document: rows [start, stop) of shard `shard`."""
+
+    shard: int
+    start: int
+    stop: int
+    document: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """input_ids and labels (b, n) · neighbour_ids (b, l, k, r) · documents (b,), numbers within the shards
+    laid end to end."""
+
+    input_ids: Tensor
+    labels: Tensor
+    neighbour_ids: Tensor
+    documents: Tensor
+
+
+class RetroDataset:
+    """The shards of one data spec, opened memory-mapped.
+
+    Raises InputError if the spec or one of its files cannot be used.
+    """
+
+    def __init__(self, spec: Path, num_neighbours: int, max_len: int, num_continuations: int = 1, pad_id: int = 0):
+        self.pad_id, self.num_neighbours, self.num_continuations = pad_id, num_neighbours, num_continuations
+        parsed = _read_json(spec)
+        index_spec = spec.parent / parsed["neighbours"]["index_spec"]
+        self.shards = [_open_shard(spec.parent, shard, pad_id) for shard in parsed["shards"]]
+        self.neighbours = [_open(spec.parent / shard["neighbours"]) for shard in parsed["shards"]]
+        self.index_shards = [_open_shard(index_spec.parent, shard, pad_id) for shard in _read_json(index_spec)]
+        self.index_starts = np.cumsum([0, *map(len, self.index_shards)])
+        self.chunk_size = self.shards[0].chunk_size
+        if max_len % self.chunk_size or max_len < 2 * self.chunk_size:
+            raise InputError(
+                f"max_len must be a multiple of the chunk size {self.chunk_size} and hold two chunks, "
+                f"got {max_len}. Use {max(2, max_len // self.chunk_size) * self.chunk_size}."
+            )
+        for store, rows in zip(self.shards, self.neighbours, strict=True):
+            if len(rows) != len(store) or rows.shape[1] < num_neighbours:
+                raise InputError(
+                    f"Expected neighbours of shape ({len(store)}, at least {num_neighbours}), got {rows.shape}. "
+                    "Compute the neighbours of this shard again."
+                )
+        self.windows = list(self._windows(max_len // self.chunk_size))
+
+    def _windows(self, max_chunks: int):
+        documents_before = 0
+        for number, store in enumerate(self.shards):
+            ends = np.append(store.seq2chunk[1:], len(store))
+            for document, (first, last) in enumerate(zip(store.seq2chunk, ends, strict=True)):
+                for start in range(int(first), int(last), max_chunks):
+                    yield Window(number, start, min(start + max_chunks, int(last)), documents_before + document)
+            documents_before += store.num_documents
+
+    def retrieved_tokens(self, ids: np.ndarray) -> np.ndarray:
+        """Global chunk ids (..., k) -> tokens (..., k, r)."""
+        length = self.chunk_size * (1 + self.num_continuations)
+        out = np.full((*ids.shape, length), self.pad_id, dtype=np.int64)
+        shard_of = np.searchsorted(self.index_starts, ids, side="right") - 1
+        for number, store in enumerate(self.index_shards):
+            here = (shard_of == number) & (ids != NO_CHUNK)
+            if here.any():
+                out[here] = store.retrieved_tokens(ids[here] - self.index_starts[number], self.num_continuations)
+        return out
+
+    def tokens(self, window: Window) -> np.ndarray:
+        """(n,) int64, n a multiple of m; only the end may be padding."""
+        return self.shards[window.shard].tokens[window.start : window.stop].astype(np.int64).reshape(-1)
+
+    def neighbour_ids(self, window: Window) -> np.ndarray:
+        """(l, k) int64 global chunk ids."""
+        rows = self.neighbours[window.shard][window.start : window.stop, : self.num_neighbours]
+        return np.asarray(rows, dtype=np.int64)
+
+    def collate(
+        self, windows: Sequence[Window], neighbour_tokens: Sequence[np.ndarray] | None = None, shifts: Sequence[int] = ()
+    ) -> Batch:
+        """Windows of any length -> one batch, padded on the right.
+
+        shifts  for each window the number of padding tokens put before it (a prompt shorter than a chunk is
+                padded on the left when generating, so training shows such rows too); its neighbours are then
+                those of the unshifted chunks, which is close enough to learn from.
+        """
+        m = self.chunk_size
+        longest = max(w.stop - w.start for w in windows)
+        inputs = np.full((len(windows), longest * m), self.pad_id, dtype=np.int64)
+        length = m * (1 + self.num_continuations)
+        read = np.full((len(windows), longest, self.num_neighbours, length), self.pad_id, dtype=np.int64)
+        for row, window in enumerate(windows):
+            tokens = self.tokens(window)
+            shift = shifts[row] if shifts else 0
+            inputs[row, shift : len(tokens)] = tokens[: len(tokens) - shift]
+            found = neighbour_tokens[row] if neighbour_tokens else self.retrieved_tokens(self.neighbour_ids(window))
+            read[row, : len(found)] = found
+        labels = np.full_like(inputs, -100)
+        labels[:, :-1] = np.where(inputs[:, 1:] == self.pad_id, -100, inputs[:, 1:])
+        labels[:, :-1][inputs[:, :-1] == self.pad_id] = -100
+        return Batch(
+            torch.from_numpy(inputs),
+            torch.from_numpy(labels),
+            torch.from_numpy(read),
+            torch.tensor([w.document for w in windows]),
+        )
+
+
+class TrainingBatches:
+    """Batch number t as a function of (seed, t): any process can resume at any step.
+
+    Windows are shuffled anew in each epoch and grouped by length, so that little of a batch is padding; a
+    batch holds about `batch_size` windows of full length.
+
+    copies       share of chunks, in [0, 1], that get one neighbour replaced by the text itself, moved by a
+                 random number of tokens: what copying can be learned from. See `TrainConfig.copy_share`.
+    left_padded  share of windows shifted right by 1 .. m-1 padding tokens
+    """
+
+    def __init__(self, dataset: RetroDataset, batch_size: int, seed: int, left_padded: float = 0.0):
+        self.dataset, self.batch_size, self.seed, self.left_padded = dataset, batch_size, seed, left_padded
+        self._epoch = -1
+        self._batches: list[list[int]] = []
+        self._load_epoch(0)
+
+    def __len__(self) -> int:
+        """Batches in the current epoch; other epochs differ by a few."""
+        return len(self._batches)
+
+    def batch(self, step: int, copies: float = 0.0) -> Batch:
+        epoch, within = 0, step
+        self._load_epoch(0)
+        while within >= len(self._batches):
+            within -= len(self._batches)
+            epoch += 1
+            self._load_epoch(epoch)
+        rng = np.random.default_rng([self.seed, 1, step])
+        windows = [self.dataset.windows[i] for i in self._batches[within]]
+        tokens = [self._with_copies(w, copies, rng) for w in windows]
+        m = self.dataset.chunk_size
+        shifts = [int(rng.integers(1, m)) if rng.random() < self.left_padded else 0 for _ in windows]
+        return self.dataset.collate(windows, tokens, shifts)
+
+    def _load_epoch(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            return
+        rng = np.random.default_rng([self.seed, 0, epoch])
+        windows = self.dataset.windows
+        sizes = np.array([w.stop - w.start for w in windows])
+        full = sizes.max()
+        batches = []
+        for size in np.unique(sizes):
+            if size < 2:
+                continue  # a single chunk reads nothing: no lesson in retrieval, little in language
+            rows = rng.permutation(np.flatnonzero(sizes == size))
+            count = max(1, round(self.batch_size * full / size))
+            batches += [rows[i : i + count].tolist() for i in range(0, len(rows), count)]
+        order = rng.permutation(len(batches))
+        self._batches, self._epoch = [batches[i] for i in order], epoch
+
+    def _with_copies(self, window: Window, share: float, rng: np.random.Generator) -> np.ndarray:
+        """(l, k, r) neighbours of `window`, some replaced by a moved piece of the document itself."""
+        data = self.dataset
+        found = data.retrieved_tokens(data.neighbour_ids(window))
+        if share <= 0:
+            return found
+        m, length = data.chunk_size, found.shape[-1]
+        text = data.tokens(window)
+        for chunk in range(len(found)):
+            if rng.random() < share:
+                # From half a chunk before the asking chunk to a chunk after it: the text to be predicted is
+                # in there, but never at the same place, so that it has to be found by its content.
+                start = max(0, chunk * m + int(rng.integers(-m // 2, m)))
+                piece = text[start : start + length]
+                copy = np.full(length, data.pad_id, dtype=np.int64)
+                copy[: len(piece)] = piece
+                found[chunk, rng.integers(found.shape[1])] = copy
+        return found
+
+
+def _open_shard(folder: Path, shard: dict, pad_id: int) -> ChunkStore:
+    tokens = _open(folder / shard["chunks"])
+    return ChunkStore(
+        tokens=tokens,
+        chunk2seq=_open(folder / shard["chunk2seq"]),
+        seq2chunk=_open(folder / shard["seq2chunk"]),
+        starts=np.broadcast_to(np.int64(-1), len(tokens)),  # training needs no characters
+        pad_id=pad_id,
+    )
+
+
+def _open(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot read the array {path}: {error}. Check the paths in the spec.") from error
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot read the spec {path}: {error}. Make it with `python -m indexing neighbours`.") from error

@@ -1,0 +1,242 @@
+"""Training, as a generator of events: `for event in train(config)`.
+
+Lightning Fabric supplies devices, precision and gradient handling; the loop is ours so that it can be read
+from top to bottom, stopped between any two steps and resumed bit for bit.
+
+A run is a folder, $RETRO_HOME/runs/NAME/:
+    config.json      the TrainConfig
+    model.json       the RetroConfig
+    metrics.jsonl    one line per logged step or evaluation
+    checkpoint.pt    weights, optimiser, step; the newest one
+"""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from indexing import paths
+from indexing.errors import CheckpointError, ConfigError, InputError
+from indexing.files import write_json
+from indexing.tokenizer import Tokenizer
+from retro_core.config import PRESETS, RetroConfig, TrainConfig, from_dict, read_object
+from retro_core.dataset import RetroDataset, TrainingBatches
+from retro_core.evaluation import window_losses
+from retro_core.model import PositionBias, Retro, RMSNorm
+
+CONFIG_FILE, MODEL_FILE, METRICS_FILE, CHECKPOINT_FILE = "config.json", "model.json", "metrics.jsonl", "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """loss in nats per token of this step · tokens trained on so far, padding not counted"""
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Held-out nats per token with neighbours, without, and with another chunk's neighbours."""
+
+    step: int
+    on: float
+    off: float
+    random: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    step: int
+    path: Path
+
+
+TrainEvent = StepDone | Evaluated | Saved
+
+
+def train(config: TrainConfig) -> Iterator[TrainEvent]:
+    """Train, or resume the run of that name, until `config.steps`.
+
+    Raises ConfigError, InputError or CheckpointError before the first step if something does not fit, and
+    FloatingPointError as soon as the loss is no number.
+    """
+    from lightning.fabric import Fabric  # 5 to 8 s of import, needed by training only
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folder = paths.runs_dir() / paths.check_name(config.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    _same_settings(folder, config)
+    tokenizer = Tokenizer.load(model_folder(config.tokenizer))
+    model_config = resolve_model(config.model, tokenizer)
+    write_json(folder / CONFIG_FILE, config.to_dict())
+    write_json(folder / MODEL_FILE, model_config.to_dict())
+
+    fabric = Fabric(accelerator="auto", devices=1)
+    fabric.seed_everything(config.seed, verbose=False)
+    dataset = _dataset(config.data_spec, config, tokenizer)
+    held_out = _dataset(config.validation, config, tokenizer) if config.validation else None
+    batches = TrainingBatches(dataset, config.batch_size, config.seed, config.left_padded)
+    module = Retro(model_config)
+    model, optimizer = fabric.setup(module, torch.optim.AdamW(parameter_groups(module, config), lr=config.learning_rate))
+    step, tokens = _load(folder / CHECKPOINT_FILE, module, optimizer)
+
+    model.train()
+    since, tokens_then = time.monotonic(), tokens
+    while step < config.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, config)
+        batch = batches.batch(step, copies=copy_share(step, config))
+        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout of a step does not depend on earlier ones
+        inputs, labels, read = (t.to(fabric.device) for t in (batch.input_ids, batch.labels, batch.neighbour_ids))
+        loss = model(inputs, read, labels).loss
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss of step {step} is {loss.item()}. The newest checkpoint is untouched; "
+                "start again from it with a lower learning rate."
+            )
+        fabric.backward(loss)
+        norm = fabric.clip_gradients(model, optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        tokens += int((batch.labels != -100).sum())
+
+        if step % config.log_every == 0 or step == config.steps:
+            now = time.monotonic()
+            rate, since, tokens_then = (tokens - tokens_then) / (now - since), now, tokens
+            yield _logged(
+                folder, StepDone(step, loss.item(), learning_rate(step - 1, config), float(norm), tokens, rate)
+            )
+        if held_out and (step % config.evaluate_every == 0 or step == config.steps):
+            model.eval()
+            losses = window_losses(module, held_out, limit=config.evaluate_windows, seed=config.seed)
+            model.train()
+            total = sum(w.tokens for w in losses)
+            means = {name: sum(getattr(w, name) for w in losses) / total for name in ("on", "off", "random")}
+            yield _logged(folder, Evaluated(step, **means))
+            since, tokens_then = time.monotonic(), tokens
+        if step % config.save_every == 0 or step == config.steps:
+            _save(folder / CHECKPOINT_FILE, module, optimizer, step, tokens)
+            yield Saved(step, folder / CHECKPOINT_FILE)
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, constant, then linearly down to `final_rate` of the peak over the last `decay_share`.
+
+    Until the decay begins nothing depends on `steps`, so a run can be lengthened or shortened by resuming it.
+    """
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    decay_steps = max(1, round(config.steps * config.decay_share))
+    left = min(1.0, (config.steps - step) / decay_steps)
+    return config.learning_rate * (config.final_rate + (1 - config.final_rate) * left)
+
+
+def copy_share(step: int, config: TrainConfig) -> float:
+    return config.copy_share * max(0.0, 1 - step / config.copy_steps) if config.copy_steps else 0.0
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
+    """Matrices decay; norms, position biases and embeddings do not."""
+    still = {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, (RMSNorm, PositionBias, nn.Embedding))
+        for p in module.parameters()
+    }
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if id(p) not in still], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if id(p) in still], "weight_decay": 0.0},
+    ]
+
+
+def resolve_model(name: str, tokenizer: Tokenizer) -> RetroConfig:
+    """A preset, or a RetroConfig JSON file, with the tokenizer's vocabulary."""
+    if name in PRESETS:
+        values = {**PRESETS[name], "num_embeddings": tokenizer.vocab_size, "pad_token_idx": tokenizer.pad_id}
+        return from_dict(RetroConfig, values)
+    if not Path(name).is_file():
+        raise ConfigError(f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a file. Give one of them.")
+    config = RetroConfig.from_json(Path(name))
+    if config.num_embeddings < tokenizer.vocab_size:
+        raise ConfigError(
+            f"The tokenizer has {tokenizer.vocab_size} tokens, but num_embeddings in {name} is "
+            f"{config.num_embeddings}. Raise it."
+        )
+    return config
+
+
+def model_folder(name: str) -> Path:
+    """A model's folder from a path or a model name."""
+    return Path(name) if Path(name).is_dir() else paths.model_dir(name)
+
+
+def load_run(name: str) -> tuple[Retro, TrainConfig, int, int]:
+    """(model, settings, step, tokens) of a run's newest checkpoint, in eval mode."""
+    folder = paths.runs_dir() / paths.check_name(name)
+    if not (folder / CHECKPOINT_FILE).is_file():
+        raise CheckpointError(f"Run {name!r} has no checkpoint in {folder}. Train it first.")
+    model = Retro(RetroConfig.from_json(folder / MODEL_FILE))
+    step, tokens = _load(folder / CHECKPOINT_FILE, model, None)
+    return model.eval(), from_dict(TrainConfig, read_object(folder / CONFIG_FILE)), step, tokens
+
+
+def _dataset(spec: str, config: TrainConfig, tokenizer: Tokenizer) -> RetroDataset:
+    if not spec:
+        raise InputError("Expected a training set, got none. Give data_spec, a data.spec.json.")
+    return RetroDataset(Path(spec), config.num_neighbours, config.max_len, pad_id=tokenizer.pad_id)
+
+
+def _same_settings(folder: Path, config: TrainConfig) -> None:
+    """Refuse to resume a run under other settings: the result would be neither run."""
+    path = folder / CONFIG_FILE
+    if not path.is_file() or not (folder / CHECKPOINT_FILE).is_file():
+        return
+    # Where it runs and how often it reports do not change what is learned.
+    free = {"steps", "threads", "log_every", "save_every", "evaluate_every", "evaluate_windows", "validation"}
+    before, now = read_object(path), config.to_dict()
+    changed = [key for key in now if key not in free and before.get(key) != now[key]]
+    if changed:
+        raise ConfigError(
+            f"Run {config.run!r} was started with {changed[0]} = {before.get(changed[0])!r}, now it is "
+            f"{now[changed[0]]!r}. Use the same settings to resume, or another run name."
+        )
+
+
+def _logged(folder: Path, event: StepDone | Evaluated) -> StepDone | Evaluated:
+    with open(folder / METRICS_FILE, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"event": type(event).__name__, "time": time.time(), **dataclasses.asdict(event)}) + "\n")
+    return event
+
+
+def _save(path: Path, model: Retro, optimizer: torch.optim.Optimizer, step: int, tokens: int) -> None:
+    import io
+
+    from indexing.files import write_bytes
+
+    inner = getattr(optimizer, "optimizer", optimizer)  # Fabric wraps it
+    buffer = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": inner.state_dict(), "step": step, "tokens": tokens}, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def _load(path: Path, model: Retro, optimizer: torch.optim.Optimizer | None) -> tuple[int, int]:
+    if not path.is_file():
+        return 0, 0
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    model.load_state_dict(state["model"])
+    if optimizer is not None:
+        getattr(optimizer, "optimizer", optimizer).load_state_dict(state["optimizer"])
+    return state["step"], state["tokens"]
