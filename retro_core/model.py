@@ -113,7 +113,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # The small number is added to the root, not under it, as in the reference.
         rms = x.norm(dim=-1, keepdim=True) * x.shape[-1] ** -0.5
-        return self.scale * x / (rms + 1e-8)
+        return self.scale * (x / (rms + 1e-8))
 
 
 class FeedForward(nn.Module):
