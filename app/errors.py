@@ -44,12 +44,9 @@ def _show(error: Exception) -> NoReturn:
     if isinstance(error, gr.Error):
         raise error
     if isinstance(error, RetroError):
-        raise gr.Error(
-            html.escape(str(error)), title="That did not work", duration=None, print_exception=False
-        ) from error
+        raise gr.Error(html.escape(str(error)), duration=20, print_exception=False) from error
     _log.exception("A handler failed", exc_info=error)
     raise gr.Error(
         "Something went wrong on our side. What you entered is still here; the server's log has the details.",
-        title="Unexpected error",
         print_exception=False,
     ) from error

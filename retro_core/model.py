@@ -211,17 +211,16 @@ class ChunkAttention(CrossAttention):
 
     def forward(self, x: Tensor, chunk: Tensor, chunk_mask: Tensor) -> Tensor:
         """x (b, l, k, r, d), chunk (b, l, m, d_dec), chunk_mask (b, l, m) -> like x"""
-        core, num_neighbours = self.multi_head_attention, x.shape[2]
-        q = core.heads(rearrange(self.q_proj(self.ln(x)), "b l k r d -> b l (k r) d"))
-        k, v = self.keys_and_values(chunk)
+        core = self.multi_head_attention
+        q = core.heads(self.q_proj(self.ln(x)))
+        k, v = self.keys_and_values(chunk[:, :, None])  # the same for every neighbour
         own = torch.arange(x.shape[3], device=x.device)
         asked = torch.arange(chunk.shape[2], device=x.device)
         # d(i', i) = i' - i in the paper; key - query in the reference. The sign only names buckets, but a
         # reference checkpoint needs its own, and the table's range must lie where the distances are.
         relative = asked[None, :] - own[:, None] if not core.scaled else own[:, None] - asked[None, :]
-        bias = repeat(core.positional_bias(relative), "h r m -> h (k r) m", k=num_neighbours)
-        out, _ = core(q, k, v, bias, [chunk_mask[:, :, None, None, :]])
-        return x + rearrange(out, "b l (k r) d -> b l k r d", k=num_neighbours)
+        out, _ = core(q, k, v, core.positional_bias(relative), [chunk_mask[:, :, None, None, None, :]])
+        return x + out
 
 
 class ChunkedCrossAttention(CrossAttention):

@@ -121,14 +121,16 @@ def build() -> Corpus:
             trigger_mode="always_last",
             **quiet,
         )
-    gr.on([index_button.click, name.submit], _running, outputs=buttons, queue=False, **quiet).then(
+    indexed = gr.on([index_button.click, name.submit], _running, outputs=buttons, queue=False, **quiet).then(
         index,
         inputs=[pasted, files, name, replace],
         outputs=[progress, chosen, listing],
         concurrency_id="index",
         concurrency_limit=1,
         **quiet,
-    ).then(_resting, outputs=buttons, queue=False, **quiet)
+    )
+    for ended in (indexed.then, indexed.failure):  # `then` alone does not follow an error
+        ended(_resting, outputs=buttons, queue=False, **quiet)
     cancel_button.click(cancel, outputs=progress, queue=False, **quiet)
     gr.on([search_button.click, query.submit], search, inputs=[query, chosen], outputs=results, **quiet)
     return Corpus(chosen, use)

@@ -15,6 +15,7 @@ from app.errors import shows_errors
 from app.lens import RetroLens
 from app.live import LiveText
 from app.parts import StatusLine
+from indexing import paths
 from indexing.errors import InputError, RetroError, TraceError
 from retro_core.config import GenerationConfig, bounds
 
@@ -88,14 +89,16 @@ def build() -> Explore:
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     buttons = [run_button, stop_button]
-    gr.on([run_button.click, prompt.submit], _running, outputs=buttons, queue=False, **quiet).then(
+    ran = gr.on([run_button.click, prompt.submit], _running, outputs=buttons, queue=False, **quiet).then(
         run,
         inputs=[prompt, retrieval, datastore, *sampling],
         outputs=[lens, progress, shown],
         concurrency_id="model",
         concurrency_limit=1,
         **quiet,
-    ).then(_resting, outputs=buttons, queue=False, **quiet)
+    )
+    for ended in (ran.then, ran.failure):  # `then` alone does not follow an error
+        ended(_resting, outputs=buttons, queue=False, **quiet)
     stop_button.click(stop, outputs=progress, queue=False, **quiet)
     open_button.upload(open_trace, inputs=open_button, outputs=[lens, progress, shown], **quiet)
     for trace_id, button in zip(recorded, recorded_buttons, strict=True):
@@ -264,7 +267,9 @@ def save_trace(trace_id: str | None) -> dict[str, str]:
     if not trace_id:
         raise InputError("There is no finished trace to save yet. Run a prompt first.")
     value = services.trace(trace_id).to_json()
-    return {"name": f"{trace_id}.retro.json", "text": json.dumps(value, ensure_ascii=False)}
+    beginning = "".join(token["text"] for token in value["tokens"])[:200]
+    name = paths.slug("-".join((value["title"] or beginning).split()[:6])).strip("-._")
+    return {"name": f"{name or 'trace'}.retro.json", "text": json.dumps(value, ensure_ascii=False)}
 
 
 @shows_errors

@@ -71,6 +71,11 @@ function activeToken() {
   return view.hover ?? view.pinned ?? view.suggested;
 }
 
+// The token whose attention is painted: while a neighbour's token is looked at, only one that was chosen.
+function paintedToken() {
+  return view.hover ?? view.pinned ?? (view.column === null ? view.suggested : null);
+}
+
 // Row of the map that belongs to a token, or null when the token is not in the window shown.
 function rowOf(token) {
   const chunk = chunkNow();

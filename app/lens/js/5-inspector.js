@@ -2,6 +2,10 @@
 
 function drawInspector() {
   const panel = part("inspector");
+  if (view.column !== null && view.hover === null && view.map && cells[view.column]) {
+    panel.replaceChildren(...lookers());
+    return;
+  }
   const i = activeToken();
   const token = i === null || i === undefined ? null : view.trace.tokens[i];
   if (!token) {
@@ -65,6 +69,22 @@ function attended(i, token) {
     line.append(note);
   }
   return line;
+}
+
+// A neighbour's token: which tokens of the window looked at it.
+function lookers() {
+  const chunk = chunkNow();
+  const { map, column } = view;
+  const neighbour = chunk.neighbours[Math.floor(column / neighbourLength())];
+  const word = displayWord(neighbour.tokens[column % neighbourLength()]);
+  const rows = Array.from({ length: map.rows }, (_, row) => row).sort((a, b) => map.at(b, column) - map.at(a, column));
+  const line = make("div", "lens-looked", make("span", "lens-label", "looked at by"));
+  for (const row of rows.slice(0, 8).filter((row) => map.at(row, column) > 0)) {
+    const token = view.trace.tokens[chunk.read[0] + row];
+    line.append(make("span", "lens-chip", "“" + displayWord(token.text) + "” ", make("small", "", percent(map.at(row, column)))));
+  }
+  const mean = make("span", "lens-gain", percent(map.columnMean[column]) + " of the window's attention");
+  return [make("div", "lens-word", make("b", "", "“" + word + "”"), make("span", "lens-pin-note", "in neighbour #" + neighbour.rank), mean), line];
 }
 
 function topColumns(row, count) {

@@ -73,7 +73,7 @@ function meter(label, share, text, help) {
 // Attention of the active token, or of the whole window on average when no token of it is active.
 function colourCells() {
   const { map } = view;
-  const row = rowOf(activeToken());
+  const row = rowOf(paintedToken());
   const rowScale = part("row-scale").checked;
   cells.forEach((cell, col) => {
     if (!cell) return;

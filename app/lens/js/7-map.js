@@ -121,7 +121,7 @@ function drawFrame() {
   context.clearRect(0, 0, box.width, box.height);
   context.strokeStyle = isDark() ? "rgb(251 146 60)" : "rgb(194 65 12)";
   context.lineWidth = 1.5;
-  const row = rowOf(activeToken());
+  const row = rowOf(paintedToken());
   if (row !== null && row < box.rows) {
     context.strokeRect(GUTTER - 1, TOP + row * box.rowHeight - 1, box.width - GUTTER, box.rowHeight + 2);
   }
@@ -146,7 +146,7 @@ function mapPosition(event) {
 function drawMapTip() {
   const tip = part("map-tip");
   const chunk = chunkNow();
-  const row = rowOf(activeToken());
+  const row = rowOf(paintedToken());
   if (!box || view.column === null || row === null || !cells[view.column]) {
     tip.textContent = view.neighbour !== null && box ? "Teal in the text: which tokens looked at neighbour #" + (view.neighbour + 1) + "." : "";
     return;

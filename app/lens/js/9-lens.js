@@ -64,7 +64,7 @@ function suggestToken() {
 }
 
 function repaint() {
-  outlineToken(activeToken());
+  outlineToken(paintedToken());
   outlineCell(view.column);
   colourCells();
   colourText();
