@@ -30,7 +30,8 @@ def edit(path: Path, key: str, change) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, at_least", [("tiny", 314), ("tiny_shared_embs", 34), ("tiny_no_cca", 23), ("buckets", 40)]
+    "name, at_least",
+    [("tiny", 314), ("tiny_shared_embs", 34), ("tiny_no_cca", 23), ("odd", 120), ("buckets", 40)],
 )
 def test_every_number_of_the_reference_comes_out_again(name, at_least):
     rows = list(verify_reference(REFERENCE / name))
