@@ -154,7 +154,9 @@ def _generate(arguments: argparse.Namespace) -> None:
     if arguments.trace:
         from retro_core.explain import explain
 
-        trace = explain(loaded, tokens, neighbours, datastore, config)
+        trace = explain(
+            loaded, [t["id"] for t in tokens], neighbours, datastore, config, prompt_tokens=started
+        )
         write_json(arguments.trace, trace.to_json())
         print(f"saved {arguments.trace}", file=sys.stderr)
 

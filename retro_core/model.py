@@ -325,9 +325,11 @@ class RetroBase(nn.Module):
             self.decoder.append(layer)
         self.final_layer_norm = RMSNorm(c.dec_hidden_dim)
 
-    def encode(self, x: Tensor, input_mask: Tensor, ids: Tensor, mask: Tensor) -> list[Tensor]:
-        """Encoder states for the neighbours of the first l chunks of x (b, n, d); see NeighbourEncoder."""
+    def encode(self, x: Tensor, input_mask: Tensor, ids: Tensor, mask: Tensor, first: int = 0) -> list[Tensor]:
+        """Encoder states for the neighbours ids (b, l, k, r) of the chunks first ... first + l - 1 of
+        x (b, n, d); see NeighbourEncoder."""
         m, l = self.config.chunk_size, ids.shape[1]
+        x, input_mask = x[:, first * m :], input_mask[:, first * m :]
         missing = l * m - x.shape[1]
         chunk = F.pad(x, (0, 0, 0, missing)) if missing > 0 else x[:, : l * m]
         chunk_mask = F.pad(input_mask, (0, missing)) if missing > 0 else input_mask[:, : l * m]
@@ -376,7 +378,9 @@ class RetroOutput:
     hidden_states   decoder residual stream after the embeddings and each layer, each (b, n, d), before the
                     final norm
     final_hidden    (b, n, d) after the final norm
-    neighbour_states  encoder states after the embeddings and each layer, each (b, l, k, r, d_enc)
+    encoded         (b, l, k, r, d_enc): the encoded neighbours, always there when some were read; hand them in
+                    with a longer text that begins alike
+    neighbour_states  encoder states of the newly encoded chunks after the embeddings and each layer, each (b, l, k, r, d_enc)
     """
 
     logits: Tensor
@@ -387,6 +391,7 @@ class RetroOutput:
     hidden_states: list[Tensor] | None = None
     final_hidden: Tensor | None = None
     neighbour_states: list[Tensor] | None = None
+    encoded: Tensor | None = None
 
 
 class Retro(nn.Module):
@@ -409,6 +414,7 @@ class Retro(nn.Module):
         *,
         input_mask: Tensor | None = None,
         neighbour_mask: Tensor | None = None,
+        encoded: Tensor | None = None,
         capture: Capture | None = None,
         loss_reduction: str = "mean",
     ) -> RetroOutput:
@@ -417,6 +423,10 @@ class Retro(nn.Module):
         follows each position, -100 where there is none.
 
         Masks are True (or 1) where there is a token; by default ids that are not padding.
+
+        encoded (b, l', k, r, d_enc): `RetroOutput.encoded` of an earlier call on a text that began alike. The
+        first l' chunks' neighbours are then not encoded again.
+
         Raises InputError for empty input, ids outside the vocabulary or the wrong number of chunks.
         """
         capture = capture or Capture()
@@ -428,7 +438,7 @@ class Retro(nn.Module):
         reads = reads and 0 not in neighbour_ids.shape[2:]  # k = 0 is Retro[Off] too
         if reads:
             neighbour_mask = (neighbour_ids != pad) if neighbour_mask is None else neighbour_mask.bool()
-        encoded: list[Tensor] | None = None
+        states: list[Tensor] | None = None
         attention: list[Tensor] = []
         strength: list[Tensor] = []
 
@@ -437,10 +447,14 @@ class Retro(nn.Module):
         for layer in base.decoder:
             x = layer["0"](x, input_mask)
             if "1" in layer and reads:
-                if encoded is None:
-                    encoded = base.encode(x, input_mask, neighbour_ids, neighbour_mask)
+                if states is None:
+                    known = 0 if encoded is None else encoded.shape[1]
+                    states = base.encode(
+                        x, input_mask, neighbour_ids[:, known:], neighbour_mask[:, known:], first=known
+                    )
+                    encoded = states[-1] if encoded is None else torch.cat([encoded, states[-1]], dim=1)
                 if num_chunks:
-                    written, weights = layer["1"](x, encoded[-1][:, :num_chunks], neighbour_mask[:, :num_chunks])
+                    written, weights = layer["1"](x, encoded[:, :num_chunks], neighbour_mask[:, :num_chunks])
                     if capture.attention:
                         attention.append(weights)
                     if capture.write_strength:
@@ -466,7 +480,8 @@ class Retro(nn.Module):
             log_probs=token_log_probs(logits, input_ids) if capture.log_probs else None,
             hidden_states=hidden if capture.hidden_states else None,
             final_hidden=final if capture.hidden_states else None,
-            neighbour_states=encoded if capture.hidden_states else None,
+            neighbour_states=states if capture.hidden_states else None,
+            encoded=encoded,
         )
 
     def _check(self, input_ids: Tensor, neighbour_ids: Tensor | None) -> None:

@@ -196,7 +196,10 @@ def run(
         yield gr.skip(), "Stopped before anything was written.", gr.skip()
         return
     yield live.view("measuring", "measuring what retrieval changed…"), "", gr.skip()
-    trace = explain(model, live.tokens, live.neighbours, datastore, config)
+    ids = [token["id"] for token in live.tokens]
+    trace = explain(
+        model, ids, live.neighbours, datastore, config, prompt_tokens=live.prompt_tokens
+    )
     trace_id = services.keep(trace, live.trace_id)
     yield services.view(trace_id), _summary(live, seconds, stopped), trace_id
 

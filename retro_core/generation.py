@@ -1,0 +1,185 @@
+"""Continuing a prompt, as a generator of events. Retrieval is an argument, not a branch of the model.
+
+The rule for chunks: borders count from the start of the sequence, and a chunk is looked up as soon as it is
+complete, so its neighbours are read from its last token on. A prompt shorter than one chunk is padded on the
+left up to a full chunk (as NVIDIA's RETRO does), so that even three words are looked up before the first new
+token; longer prompts are not padded, and their incomplete last chunk is looked up when it is full.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from indexing.chunking import num_chunks
+from indexing.errors import InputError
+from indexing.neighbours import Neighbours, Retriever
+from indexing.tokenizer import Tokenizer
+from retro_core.config import GenerationConfig
+from retro_core.model import Retro, neighbour_tensor
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """The prompt as tokens; the first `pad` of them are padding."""
+
+    tokens: list[int]
+    texts: list[str]
+    pad: int
+
+
+@dataclass(frozen=True)
+class Retrieving:
+    chunk: int
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """neighbours of one chunk, leading axes (1,) · seconds spent looking them up"""
+
+    chunk: int
+    neighbours: Neighbours
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The model is about to read the neighbours of `chunk` for the first time."""
+
+    chunk: int
+
+
+@dataclass(frozen=True)
+class Token:
+    """One new token. logprob in nats under the model itself, before temperature and filters · chunk: the one
+    whose neighbours it was written with, -1 for none"""
+
+    position: int
+    id: int
+    text: str
+    logprob: float
+    chunk: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """reason: "length" or "end of document" """
+
+    tokens: list[int]
+    reason: str
+    seconds: float
+
+
+GenerationEvent = Prompted | Retrieving | Retrieved | Reading | Token | Finished
+
+
+def generate(
+    model: Retro, tokenizer: Tokenizer, prompt: str, retriever: Retriever | None, config: GenerationConfig
+) -> Iterator[GenerationEvent]:
+    """Continue `prompt`. Close the generator to stop; what was written has been yielded.
+
+    retriever  None, or config.retrieval False, is Retro[Off].
+    Raises InputError if the prompt has no tokens.
+    """
+    started = time.monotonic()
+    ids = encode_prompt(tokenizer, prompt, model.config.chunk_size)
+    pad = int((ids == tokenizer.pad_id).sum())
+    tokens = ids.tolist()
+    texts = tokenizer.token_texts(tokens)
+    yield Prompted(list(tokens), texts, pad)
+
+    # Torch's generator on the processor: the same seed gives the same text on every device.
+    dice = torch.Generator().manual_seed(config.seed)
+    retriever = retriever if config.retrieval else None
+    found: Neighbours | None = None
+    encoded: Tensor | None = None
+    m = model.config.chunk_size
+    reason = "length"
+    for _ in range(config.max_new_tokens):
+        complete = num_chunks(len(tokens), m)
+        while retriever is not None and (0 if found is None else len(found.ids)) < complete:
+            chunk = 0 if found is None else len(found.ids)
+            yield Retrieving(chunk)
+            since = time.monotonic()
+            query = np.asarray(tokens[chunk * m : (chunk + 1) * m])[None]
+            new = retriever.retrieve(query, config.num_neighbours)
+            found = new if found is None else found.followed_by(new)
+            yield Retrieved(chunk, new, time.monotonic() - since)
+            if chunk == complete - 1:
+                yield Reading(chunk)
+        logits, encoded = _next_logits(model, tokens, found, encoded)
+        token = choose(logits, tokens, pad, tokenizer, config, dice)
+        if token == tokenizer.end_id and not config.ignore_end:
+            reason = "end of document"
+            break
+        tokens.append(token)
+        texts_now = tokenizer.token_texts(tokens[pad:])
+        yield Token(
+            position=len(tokens) - 1,
+            id=token,
+            text=texts_now[-1],
+            logprob=float(logits.log_softmax(dim=-1)[token]),
+            chunk=complete - 1 if retriever is not None else -1,
+        )
+    yield Finished(list(tokens), reason, time.monotonic() - started)
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str, chunk_size: int) -> np.ndarray:
+    """Token ids (n,) of a prompt, padded on the left if it is shorter than a chunk."""
+    ids = tokenizer.encode(prompt)
+    if not len(ids):
+        raise InputError("The prompt is empty. Type the beginning of a text to continue.")
+    missing = max(0, chunk_size - len(ids))
+    return np.concatenate([np.full(missing, tokenizer.pad_id, dtype=ids.dtype), ids])
+
+
+@torch.inference_mode()
+def _next_logits(
+    model: Retro, tokens: list[int], found: Neighbours | None, encoded: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Logits (v,) of the next token, and the encoded neighbours to hand in again with the next call."""
+    ids = torch.tensor([tokens], device=model.device)
+    read = None if found is None else neighbour_tensor(found, model.device)
+    out = model(ids, read, encoded=encoded)
+    return out.logits[0, -1].float().cpu(), out.encoded
+
+
+def choose(
+    logits: Tensor, tokens: list[int], pad: int, tokenizer: Tokenizer, config: GenerationConfig, dice: torch.Generator
+) -> int:
+    """logits (v,) -> the next token: penalties, then temperature, top-k, top-p, then a draw."""
+    logits = logits.clone()
+    logits[tokenizer.pad_id] = -torch.inf
+    written = tokens[pad:]
+    if config.repetition_penalty != 1.0:
+        used = torch.tensor(sorted(set(written)))
+        # Hugging Face's rule: the penalty makes a used token less likely whatever the sign of its logit.
+        logits[used] = torch.where(
+            logits[used] > 0, logits[used] / config.repetition_penalty, logits[used] * config.repetition_penalty
+        )
+    if config.no_repeat_ngram_size:
+        logits[repeating(written, config.no_repeat_ngram_size)] = -torch.inf
+    if config.ignore_end or len(written) < config.min_length:
+        logits[tokenizer.end_id] = -torch.inf
+    if config.temperature == 0:
+        return int(logits.argmax())
+    logits = logits / config.temperature
+    count = min(config.top_k or len(logits), len(logits))
+    values, candidates = logits.topk(count)
+    probabilities = values.softmax(dim=-1)
+    # Keep the token that crosses top_p, so that at least one stays.
+    beyond = probabilities.cumsum(dim=-1) - probabilities >= config.top_p
+    probabilities[beyond] = 0
+    return int(candidates[torch.multinomial(probabilities, 1, generator=dice)])
+
+
+def repeating(tokens: list[int], size: int) -> list[int]:
+    """Tokens that would complete a run of `size` tokens that occurred before."""
+    if len(tokens) < size:
+        return []
+    start = tokens[len(tokens) - size + 1 :]
+    runs = (tokens[i : i + size] for i in range(len(tokens) - size + 1))
+    return sorted({run[-1] for run in runs if run[:-1] == start})
