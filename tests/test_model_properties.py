@@ -106,6 +106,20 @@ def test_the_start_of_a_text_does_not_depend_on_how_it_goes_on(mode, n):
 
 
 @pytest.mark.parametrize("mode", ["paper", "reference"])
+def test_encoding_each_chunk_once_gives_the_same_text(mode):
+    """As in generation: one more token each time, the encoded neighbours handed in again."""
+    model = tiny_model(mode)
+    ids, neighbours = tiny_input(3 * M + 2)
+    encoded = None
+    for n in ALL_LENGTHS:
+        with torch.no_grad():
+            out = model(ids[:, :n], neighbours[:, : n // M], encoded=encoded)
+        encoded = out.encoded
+        assert encoded is None or encoded.shape[1] == n // M
+        assert_close(out.logits, logits(model, ids[:, :n], neighbours[:, : n // M]))
+
+
+@pytest.mark.parametrize("mode", ["paper", "reference"])
 def test_rows_of_a_batch_do_not_see_each_other(mode):
     model = tiny_model(mode)
     ids, neighbours = tiny_input(10, batch=3)

@@ -1,19 +1,22 @@
 """The commands of retro_core: from text to a trained model and its numbers, as a user types them."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tiny_models import tiny_model
 
 from indexing.build import build
 from indexing.corpus import read_text
 from indexing.paths import datastore_dir
 from indexing.precompute import precompute_neighbours
-from retro_core.checkpoint import load_model
+from retro_core.checkpoint import load_model, save_model
 from retro_core.cli import main
 from retro_core.config import GenerationConfig
+from retro_core.trace import Trace
 
 
 @pytest.mark.parametrize("command", ["", "generate", "train", "export", "evaluate", "verify-reference"])
@@ -87,3 +90,39 @@ def test_from_a_text_to_a_model_and_its_numbers(tmp_path, capsys, tokenizer, emb
     assert found["documents"] == 4 and found["tokens"] > 100
     low, high = found["on_minus_off_ci95"]
     assert low <= found["on"] - found["off"] <= high
+
+
+@pytest.fixture
+def nile(tokenizer, embedder, retro_home, monkeypatch) -> None:
+    """A datastore and a model of that name, chunk size 3; queries are embedded by the stand-in."""
+    text = "The river Nile flows north. Honey bees dance. " * 3
+    documents = [read_text(f"{text} Number {i}.", f"Nile {i}") for i in range(3)]
+    list(build("nile", documents, tokenizer, embedder, chunk_size=3))
+    save_model(retro_home / "models" / "nile", tiny_model(num_embeddings=tokenizer.vocab_size), tokenizer)
+    monkeypatch.setattr("indexing.datastore.SentenceTransformerEmbedder", lambda name: embedder)
+
+
+def test_generate_writes_the_text_and_says_what_was_read(nile, capsys):
+    line = ["generate", "The river", "--model", "nile", "--datastore", "nile", "--max-new-tokens", "7"]
+    assert main(line) == 0
+    plain = capsys.readouterr()
+    assert plain.out.startswith("The river") and "chunk 1 read Nile " in plain.err
+    assert main([*line, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "The river" + told["text"] == plain.out.removesuffix("\n")
+    assert told["reason"] in ("length", "end of document")
+    assert sum(token["logprob"] is not None for token in told["tokens"]) <= 7
+    first = told["chunks"][0]["neighbours"][0]
+    assert first["document_id"] and first["title"].startswith("Nile") and first["distance"] >= 0
+    assert main([*line, "--json", "--no-retrieval"]) == 0
+    assert json.loads(capsys.readouterr().out)["chunks"] == []
+
+
+def test_generate_saves_a_trace_that_opens_again(nile, capsys, tmp_path, monkeypatch):
+    path = tmp_path / "nile.retro.json"
+    line = ["generate", "-", "--model", "nile", "--datastore", "nile", "--max-new-tokens", "5"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("The river Nile"))
+    assert main([*line, "--trace", str(path)]) == 0
+    trace = Trace.from_json(json.loads(path.read_text()))
+    assert trace.view()["datastore"]["name"] == "nile" and len(trace.view()["chunks"]) >= 1
+    assert "saved" in capsys.readouterr().err
