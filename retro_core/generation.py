@@ -151,19 +151,8 @@ def choose(
     logits: Tensor, tokens: list[int], pad: int, tokenizer: Tokenizer, config: GenerationConfig, dice: torch.Generator
 ) -> int:
     """logits (v,) -> the next token: penalties, then temperature, top-k, top-p, then a draw."""
-    logits = logits.clone()
+    logits = penalised(logits, tokens[pad:], tokenizer.end_id, config)
     logits[tokenizer.pad_id] = -torch.inf
-    written = tokens[pad:]
-    if config.repetition_penalty != 1.0:
-        used = torch.tensor(sorted(set(written)))
-        # Hugging Face's rule: the penalty makes a used token less likely whatever the sign of its logit.
-        logits[used] = torch.where(
-            logits[used] > 0, logits[used] / config.repetition_penalty, logits[used] * config.repetition_penalty
-        )
-    if config.no_repeat_ngram_size:
-        logits[repeating(written, config.no_repeat_ngram_size)] = -torch.inf
-    if config.ignore_end or len(written) < config.min_length:
-        logits[tokenizer.end_id] = -torch.inf
     if config.temperature == 0:
         return int(logits.argmax())
     logits = logits / config.temperature
@@ -174,6 +163,22 @@ def choose(
     beyond = probabilities.cumsum(dim=-1) - probabilities >= config.top_p
     probabilities[beyond] = 0
     return int(candidates[torch.multinomial(probabilities, 1, generator=dice)])
+
+
+def penalised(logits: Tensor, written: list[int], end_id: int, config: GenerationConfig) -> Tensor:
+    """logits (v,) of the token after `written` -> a copy with what `config` forbids or makes less likely, by
+    Hugging Face's rules."""
+    logits = logits.clone()
+    if config.repetition_penalty != 1.0:
+        used = torch.tensor(sorted(set(written)))
+        # The penalty makes a used token less likely whatever the sign of its logit.
+        values, penalty = logits[used], config.repetition_penalty
+        logits[used] = torch.where(values > 0, values / penalty, values * penalty)
+    if config.no_repeat_ngram_size:
+        logits[repeating(written, config.no_repeat_ngram_size)] = -torch.inf
+    if config.ignore_end or len(written) < config.min_length:
+        logits[end_id] = -torch.inf
+    return logits
 
 
 def repeating(tokens: list[int], size: int) -> list[int]:

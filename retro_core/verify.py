@@ -30,7 +30,8 @@ from indexing.chunking import num_chunks
 from indexing.errors import CheckpointError, InputError
 from indexing.neighbours import Neighbours
 from retro_core import checkpoint
-from retro_core.config import RetroConfig, read_object
+from retro_core.config import GenerationConfig, RetroConfig, read_object
+from retro_core.generation import penalised
 from retro_core.model import Capture, Retro, linear_buckets, log_linear_buckets, lowest_of_range
 
 ABSOLUTE, RELATIVE = 2e-5, 1e-4  # tolerance: ABSOLUTE + RELATIVE * |expected|, for each number
@@ -42,7 +43,9 @@ _NEEDS_MODEL = re.compile(
     r".+\.(ckpt|pt|bin)|(.+\.in|.+\.out|grads\..+|after\d+steps|generation)\.safetensors"
 )
 _INPUTS = ("input_ids", "neighbour_ids", "labels", "input_attention_mask", "neighbour_attention_mask")
-# HF settings that, at any other value, change a greedy continuation in a way we do not recompute.
+# Hugging Face's settings that change a greedy continuation, under the same names as ours …
+_RULES = ("min_length", "no_repeat_ngram_size", "repetition_penalty")
+# … and those that, at any other value, change it in a way we do not recompute.
 _NEUTRAL = {"do_sample": False, "num_beams": 1, "num_beam_groups": 1, "encoder_no_repeat_ngram_size": 0}
 
 
@@ -364,13 +367,15 @@ def _generation(fixture: _Fixture) -> Iterator[Deviation]:
             yield _skipped("generation", key, f"made with {odd[0]} {settings[odd[0]]}")
             continue
         limit = cases.get(name, {}).get("max_length", expected.shape[1])
-        rules = _Rules.from_settings(settings, fixture.config.pad_token_idx, plain=kind == "greedy_plain")
+        pad, end = settings.get("pad_token_id", fixture.config.pad_token_idx), settings.get("eos_token_id", 1)
+        processed = [] if kind == "greedy_plain" else [rule for rule in _RULES if rule in settings]
+        rules = GenerationConfig(**{rule: settings[rule] for rule in processed})
         # The folder does not say how many neighbours of which length the retriever gave, so likely ones
         # are tried; a wrong one does not give the same text.
         tries = []
         for k, r in shapes:
             retriever = StubRetriever(fixture.config.num_embeddings, r)
-            written = _greedy(model, prompt, retriever, k, limit, rules)
+            written = _greedy(model, prompt, retriever, k, limit, rules, pad, end)
             tries.append(compare("generation", key, expected, written))
             if tries[-1].ok:
                 break
@@ -391,27 +396,15 @@ def _neighbour_shapes(fixture: _Fixture, described: dict[str, Any]) -> list[tupl
     return list(dict.fromkeys(found))
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """Of Hugging Face's settings, those that change a greedy continuation."""
-
-    pad: int
-    end: int
-    min_length: int = 0
-    no_repeat_ngram_size: int = 0
-    repetition_penalty: float = 1.0
-
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any], pad: int, plain: bool) -> "_Rules":
-        pad, end = settings.get("pad_token_id", pad), settings.get("eos_token_id", 1)
-        if plain:
-            return cls(pad, end)
-        names = ("min_length", "no_repeat_ngram_size", "repetition_penalty")
-        return cls(pad, end, **{name: settings[name] for name in names if name in settings})
-
-
 def _greedy(
-    model: Retro, prompt: Tensor, retriever: StubRetriever, num_neighbours: int, limit: int, rules: _Rules
+    model: Retro,
+    prompt: Tensor,
+    retriever: StubRetriever,
+    num_neighbours: int,
+    limit: int,
+    rules: GenerationConfig,
+    pad: int,
+    end: int,
 ) -> Tensor:
     """prompt (b, n) -> (b, at most `limit`), as the reference continues text: the whole sequence at every
     step, chunks counted from its start, nothing padded on the left, ended rows filled with padding."""
@@ -423,30 +416,13 @@ def _greedy(
         neighbours = torch.from_numpy(retriever.retrieve(chunks, num_neighbours).tokens)
         with torch.no_grad():
             logits = model(ids, neighbours).logits[:, -1]
-        for row, scores in enumerate(logits):
-            _apply_rules(scores, ids[row].tolist(), rules)
-        chosen = torch.where(running, logits.argmax(dim=-1), rules.pad)
+        rows = zip(logits, ids.tolist(), strict=True)
+        likeliest = torch.stack([penalised(scores, row, end, rules).argmax() for scores, row in rows])
+        chosen = torch.where(running, likeliest, pad)
         ids = torch.cat([ids, chosen[:, None]], dim=1)
-        running &= chosen != rules.end
+        running &= chosen != end
         if not running.any() or ids.shape[1] >= limit:
             return ids
-
-
-def _apply_rules(scores: Tensor, written: list[int], rules: _Rules) -> None:
-    """Change the scores (v,) of the next token after `written` in place, in Hugging Face's order."""
-    if rules.repetition_penalty != 1.0:
-        used = torch.tensor(sorted(set(written)))
-        values = scores[used]
-        factor = torch.where(values < 0, rules.repetition_penalty, 1 / rules.repetition_penalty)
-        scores[used] = values * factor
-    size = rules.no_repeat_ngram_size
-    if size and len(written) + 1 >= size:
-        start = written[len(written) - size + 1 :]
-        for i in range(len(written) - size + 1):
-            if written[i : i + size - 1] == start:
-                scores[written[i + size - 1]] = float("-inf")
-    if len(written) < rules.min_length:
-        scores[rules.end] = float("-inf")
 
 
 # ------------------------------------------------------------------- buckets and everything else
