@@ -4,13 +4,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from indexing.chunking import read_window
 from indexing.datastore import Datastore
-from indexing.neighbours import NO_CHUNK, Neighbours
-from indexing.tokenizer import Tokenizer
+from indexing.neighbours import Neighbours
 from retro_core.config import GenerationConfig
+from retro_core.trace import FORMAT, VERSION, Trace, neighbour_cards
 
 if TYPE_CHECKING:
     from retro_core.checkpoint import LoadedModel
@@ -46,8 +44,10 @@ class LiveText:
             self._chunk(event.chunk)
         elif kind == "Retrieved":
             chunk = self._chunk(event.chunk)
-            chunk["seconds"] = {"retrieve": event.seconds, "read": 0.0}
-            chunk["neighbours"] = describe(event.neighbours, self.datastore, self.model.tokenizer)
+            chunk["seconds"] = {"retrieve": event.seconds}
+            chunk["neighbours"] = neighbour_cards(
+                event.neighbours, self.datastore, self.model.tokenizer, self.model.config.chunk_size
+            )
             self.neighbours.append(event.neighbours)
         elif kind == "Reading":
             self.stage = "reading"
@@ -69,15 +69,15 @@ class LiveText:
         stage = stage or self.stage
         chunk = len(self.chunks) - 1
         return {
-            "format": "retro-trace",
-            "version": 1,
+            "format": FORMAT,
+            "version": VERSION,
             "id": self.trace_id,
             "title": "",
             "model": {
                 "name": self.model.name,
                 "chunk_size": size,
                 "neighbour_len": self._neighbour_len(),
-                "cca_layers": list(self.model.config.dec_cca_layers),
+                "cca_layers": sorted(self.model.config.dec_cca_layers),
                 "heads": self.model.config.dec_num_heads,
             },
             "datastore": {"name": self.datastore.name} if self.datastore else None,
@@ -88,6 +88,12 @@ class LiveText:
             "chunks": [dict(chunk) for chunk in self.chunks],
             "status": {"stage": stage, "chunk": chunk, "text": text or self._status(stage)},
         }
+
+    def finish(self, explained: Trace) -> Trace:
+        """The trace with the times that only the generation knows."""
+        for chunk, seen in zip(explained.data["chunks"], self.chunks, strict=False):
+            chunk["seconds"] = seen["seconds"]
+        return explained
 
     def _status(self, stage: str) -> str:
         number = len(self.chunks)
@@ -121,37 +127,3 @@ class LiveText:
                 }
             )
         return self.chunks[index]
-
-
-def describe(neighbours: Neighbours, datastore: Datastore, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """One chunk's neighbours as the lens shows them, before anything is measured."""
-    ids, distances = np.ravel(neighbours.ids), np.ravel(neighbours.distances)
-    tokens = neighbours.tokens.reshape(len(ids), -1)
-    size = datastore.chunks.chunk_size
-    cards = []
-    for rank, (chunk_id, distance, row) in enumerate(zip(ids, distances, tokens, strict=True), start=1):
-        if chunk_id == NO_CHUNK:
-            continue
-        origin = datastore.provenance(int(chunk_id))
-        present = row != neighbours.pad_id
-        cards.append(
-            {
-                "rank": rank,
-                "chunk_id": int(chunk_id),
-                "document_id": origin.document_id,
-                "title": origin.title,
-                "offset": origin.offset,
-                "distance": float(distance),
-                "closeness": 1 - float(distance) / 2,
-                "tokens": tokenizer.token_texts(row[:size].tolist())
-                + tokenizer.token_texts(row[size:].tolist()),
-                "num_neighbour_tokens": size,
-                "n_len": int(present[:size].sum()),
-                "f_len": int(present[size:].sum()),
-                "share": None,
-                "copied": None,
-                "copy_read": [],
-                "copy_neighbour": [],
-            }
-        )
-    return cards

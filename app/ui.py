@@ -69,7 +69,7 @@ def status() -> str:
     if not services.model_is_loaded():
         return f"model {paths.DEMO_MODEL} (not loaded yet){chunks}"
     model = services.model()
-    millions = sum(weight.numel() for weight in model.model.parameters()) / 1e6
+    millions = model.model.num_parameters() / 1e6
     return f"model {model.name}, {millions:.1f} M parameters{chunks} · CPU"
 
 

@@ -87,6 +87,26 @@ def synthetic_view(
     }
 
 
+def synthetic_file(**options: Any) -> dict[str, Any]:
+    """The same trace as `synthetic_view(**options)`, in the form in which it is saved."""
+    trace = synthetic_view(**options)
+    random = np.random.default_rng(1)
+    for chunk in trace["chunks"]:
+        rows, cols = chunk["attention"]["rows"], chunk["attention"]["cols"]
+        maps = [_attention(rows, cols // LENGTH, random) for _ in range(len(LAYERS) * HEADS)]
+        packed = [pack(weights) for weights in maps]
+        data = b"".join(base64.b64decode(item["data"]) for item in packed)
+        chunk["attention_heads"] = {
+            "layers": len(LAYERS),
+            "heads": HEADS,
+            "rows": rows,
+            "cols": cols,
+            "scales": [item["scale"] for item in packed],
+            "data": base64.b64encode(data).decode(),
+        }
+    return trace
+
+
 def pack(weights: np.ndarray) -> dict[str, Any]:
     """Rows x columns of weights as the view carries them: uint8 in base64 with one scale."""
     scale = float(weights.max()) or 1.0

@@ -93,7 +93,7 @@ function drawStory() {
   }
   const effect = known(chunk.gain) ? ": " + signed(chunk.gain) + " nats per token, " + verdict(chunk.gain) : "";
   story.append(step("read", "by the next " + reading + (reading === 1 ? " token" : " tokens") + effect));
-  const nearest = Math.min(...chunk.neighbours.map((neighbour) => neighbour.distance));
+  const nearest = Math.min(...chunk.neighbours.map((neighbour) => neighbour.distance ?? 0));
   if (nearest > 1) {
     story.append(make("span", "lens-warning", "No close neighbour (nearest L2 " + nearest.toFixed(2) + "): expect little help."));
   }

@@ -39,7 +39,7 @@ function card(neighbour, j) {
   const where = make("span", "lens-where", "@ " + neighbour.offset);
   where.title = "Starts at character " + neighbour.offset + " of the document";
   const meters = make("div", "lens-meters");
-  meters.append(meter("closeness", neighbour.closeness, "L2 " + neighbour.distance.toFixed(2), "Longer is closer. Squared L2 distance between the two chunks' embeddings."));
+  if (known(neighbour.distance)) meters.append(meter("closeness", neighbour.closeness ?? 0, "L2 " + neighbour.distance.toFixed(2), "Longer is closer. Squared L2 distance between the two chunks' embeddings."));
   if (known(neighbour.share)) meters.append(meter("attention", neighbour.share, percent(neighbour.share), "Share of the reading window's attention that went to this neighbour. The shares of all neighbours sum to 100 %, useful or not."));
   if (known(neighbour.copied)) meters.append(meter("copied", neighbour.copied, percent(neighbour.copied), "Share of the reading window that also stands here, in runs of at least 3 tokens."));
   const found = make("div", "lens-passage");
@@ -70,14 +70,16 @@ function meter(label, share, text, help) {
   return node;
 }
 
-// Attention of the active token, or of the whole window on average when no token of it is active.
+// Attention of the token looked at, or of the whole window on average; nothing while the text shows in the
+// same colour who looked at one of these.
 function colourCells() {
   const { map } = view;
   const row = rowOf(paintedToken());
+  const blank = row === null && view.column !== null;
   const rowScale = part("row-scale").checked;
   cells.forEach((cell, col) => {
     if (!cell) return;
-    if (!map || col >= map.cols) return tint(cell, "");
+    if (!map || blank || col >= map.cols) return tint(cell, "");
     const value = row !== null && row < map.rows
       ? strength(map.at(row, col), rowScale ? map.rowMax[row] : map.max)
       : strength(map.columnMean[col], map.meanMax);

@@ -161,7 +161,7 @@ function drawMapTip() {
 function drawPicker() {
   const picker = part("picker");
   const { cca_layers: layers, heads } = view.trace.model;
-  const offered = Boolean(chunkNow() && chunkNow().attention);
+  const offered = Boolean(chunkNow() && chunkNow().attention) && layers.length * heads <= 1024;
   picker.hidden = !offered;
   const key = JSON.stringify([layers, heads]);
   if (picker.dataset.key !== key) {
@@ -222,5 +222,7 @@ async function loadMap() {
     if (fetched.size > 200) fetched.clear();
     fetched.set(key, unpack(answer));
   }
-  view.map = fetched.get(key);
+  const map = fetched.get(key);
+  const fits = map && map.rows === rangeLength(chunk.read) && map.cols >= chunk.neighbours.length * neighbourLength();
+  view.map = fits ? map : null;
 }

@@ -1,0 +1,360 @@
+"""The page in a real browser: first paint, linked hovering, untrusted text, small screens, one real run."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from synthetic_trace import synthetic_file
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+
+ROOT = Path(__file__).parent.parent
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
+
+PAYLOADS = [
+    "<img src=x onerror=\"window.__pwned='img'\">",
+    "${window.__pwned='dollar'}",
+    "{{constructor.constructor('window.__pwned=1')()}}",
+    "`;window.__pwned='tick';//",
+    "\\u{zz} \\frac{1}{2} \\x",
+    "<script>window.__pwned='script'</script>",
+    "<svg/onload=window.__pwned='svg'>",
+    '<div style="position:fixed;inset:0" id=overlay>',
+    "[x](javascript:window.__pwned=1)",
+    "👩‍👩‍👧 zero​width",
+]
+PAYLOAD = " ".join(PAYLOADS)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """`python app.py` with a RETRO_HOME of its own: (address, process)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = tmp_path_factory.mktemp("home")
+    environment = {
+        **os.environ,
+        "RETRO_HOME": str(home),
+        "GRADIO_SERVER_PORT": str(port),
+        "RETRO_WARM_AFTER": "-1",
+    }
+    environment.pop("GRADIO_SERVER_NAME", None)
+    log = open(home / "server.log", "w+")
+    process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            if process.poll() is not None:
+                pytest.fail(f"app.py ended: {(home / 'server.log').read_text()}")
+            try:
+                urllib.request.urlopen(address, timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.25)
+        else:
+            pytest.fail("app.py does not answer within a minute")
+        yield address, process
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+        log.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=BROWSER,
+            args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(server, browser):
+    """Open the app; afterwards no error was logged, no other host was asked and no payload has run."""
+    address, _ = server
+    pages, troubles = [], []
+
+    def open_(width=1280, query=""):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.set_default_timeout(30_000)
+        page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda sent: troubles.append(sent.url) if foreign(sent.url) else None)
+        page.goto(address + query)
+        page.wait_for_selector(".lens-token")
+        pages.append(page)
+        return page
+
+    def foreign(url):
+        return not url.startswith((address, "data:", "blob:"))
+
+    yield open_
+    for page in pages:
+        assert page.evaluate("window.__pwned") is None
+        assert page.locator("#overlay").count() == 0
+        page.close()
+    assert troubles == []
+
+
+def open_trace(page, tmp_path, **options):
+    path = tmp_path / "sample.retro.json"
+    path.write_text(json.dumps(synthetic_file(**options)), encoding="utf-8")
+    page.locator("#open input, input#open, #open ~ input[type=file], input[type=file]").first.set_input_files(
+        path
+    )
+    page.wait_for_function("document.querySelector('#progress').textContent.includes('Opened sample')")
+
+
+def tints(page, selector):
+    """{text: background} of the elements that have one."""
+    return page.evaluate(
+        "s => Object.fromEntries([...document.querySelectorAll(s)].filter(e => e.style.backgroundColor)"
+        ".map((e, i) => [i + e.textContent, e.style.backgroundColor]))",
+        selector,
+    )
+
+
+def frames(page, count=3):
+    page.evaluate(
+        "n => new Promise(done => { const f = () => n-- ? requestAnimationFrame(f) : done(); f(); })", count
+    )
+
+
+def test_the_first_screen_is_a_recorded_trace_and_needs_no_torch(server, open_page):
+    started = time.monotonic()
+    page = open_page()
+    assert time.monotonic() - started < 15  # under 2 s on an idle machine; CI machines are not
+    assert page.locator("h1").inner_text() == "RETRO Explorer"
+    assert "Recorded" in page.locator(".lens-title").inner_text()
+    assert page.locator(".lens-card-tab").count() >= 1
+    assert page.locator(".lens-neighbour").count() >= 1
+    assert tints(page, ".lens-reads")
+    maps = Path(f"/proc/{server[1].pid}/maps")
+    if maps.exists():
+        assert "libtorch" not in maps.read_text()
+
+
+def test_hovering_links_text_neighbours_and_map_both_ways(open_page, tmp_path):
+    page = open_page()
+    open_trace(page, tmp_path, num_chunks=2)
+    reading = page.locator(".lens-reads")
+    page.mouse.move(2, 2)
+    reading.nth(5).hover()
+    frames(page)
+    one = tints(page, ".lens-cell")
+    assert "looked at" in page.locator(".lens-inspector").inner_text()
+    reading.nth(9).hover()
+    frames(page)
+    other = tints(page, ".lens-cell")
+    assert one and other and one != other
+    page.locator(".lens-cell").nth(70).hover()
+    frames(page)
+    looked = tints(page, ".lens-token")
+    assert looked and all(colour.startswith("rgba(13, 148, 136") for colour in looked.values())
+    assert "looked at by" in page.locator(".lens-inspector").inner_text()
+    page.locator(".lens-over").hover(position={"x": 300, "y": 60})
+    frames(page)
+    assert "→" in page.locator(".lens-map-tip").inner_text()
+
+
+def test_layer_and_head_are_fetched_when_picked(open_page, tmp_path):
+    page = open_page()
+    open_trace(page, tmp_path, num_chunks=1)
+    page.locator(".lens-raw summary").click()
+    table = page.locator(".lens-table")
+    mean = table.inner_text()
+    page.get_by_role("radio", name="layer 1, head 2").click()
+    page.wait_for_function("before => document.querySelector('.lens-table').innerText !== before", arg=mean)
+    assert page.get_by_role("radio", name="layer 1, head 2").get_attribute("aria-checked") == "true"
+
+
+def test_the_lens_can_be_used_from_the_keyboard(open_page, tmp_path):
+    page = open_page()
+    open_trace(page, tmp_path, num_chunks=3)
+    page.locator(".lens-card-tab").first.focus()
+    selected = page.locator(".lens-card-tab[aria-selected=true]")
+    page.keyboard.press("Home")
+    page.locator(".lens-card-tab").first.click()
+    page.keyboard.press("ArrowRight")
+    assert "Chunk 2" in selected.inner_text()
+    page.locator(".lens-text").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert page.locator(".lens-pinned").count() == 1
+    page.keyboard.press("Escape")
+    assert page.locator(".lens-pinned").count() == 0
+    page.keyboard.press("2")
+    assert page.locator(".lens-neighbour.lens-chosen .lens-rank").inner_text() == "#2"
+    page.keyboard.press("g")
+    assert page.get_by_role("radio", name="probability").get_attribute("aria-checked") == "true"
+
+
+def test_untrusted_text_in_a_trace_is_shown_as_it_is(open_page, tmp_path):
+    page = open_page()
+    open_trace(page, tmp_path, num_chunks=2, payload=PAYLOAD)
+    page.locator(".lens-card-tab").first.click()
+    for selector in (".lens-text", ".lens-cards", ".lens-title"):
+        assert PAYLOAD in page.locator(selector).text_content()
+    page.locator(".lens-token", has_text="__pwned").first.hover()
+    page.locator(".lens-raw summary").click()
+    frames(page)
+
+
+def test_untrusted_text_in_a_corpus_is_shown_as_it_is(open_page, tmp_path):
+    page = open_page()
+    page.get_by_role("tab", name="Corpus").click()
+    page.locator("#pasted textarea").fill(PAYLOAD)
+    page.wait_for_selector(".preview-chunk")
+    shown = page.evaluate(
+        "[...document.querySelectorAll('.preview-chunk')]"
+        ".map(chunk => chunk.textContent.slice(chunk.firstChild.textContent.length)).join('')"
+    )
+    assert shown == PAYLOAD
+
+
+def test_a_bad_upload_is_explained_and_loses_nothing(open_page, tmp_path):
+    page = open_page()
+    page.get_by_role("tab", name="Corpus").click()
+    page.locator("#pasted textarea").fill("Kept as it is.")
+    page.wait_for_selector(".preview-chunk")
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n' * 6 + "{broken\n")
+    page.locator("#files input[type=file]").set_input_files(path)
+    page.get_by_text("Line 7 of rows.jsonl").wait_for()
+    assert page.locator("#pasted textarea").input_value() == "Kept as it is."
+
+
+def test_an_empty_prompt_is_explained_and_the_trace_stays(open_page):
+    page = open_page()
+    before = page.locator(".lens-text").text_content()
+    page.locator("#run").click()
+    page.get_by_text("The prompt is empty").wait_for()
+    page.wait_for_function("!document.querySelector('#run').disabled")
+    assert page.locator(".lens-text").text_content() == before
+
+
+@pytest.mark.parametrize("tab", ["Explore", "Corpus"])
+def test_nothing_scrolls_sideways_on_a_phone(open_page, tab):
+    page = open_page(width=390)
+    page.get_by_role("tab", name=tab).click()
+    frames(page, 10)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_on_the_fills_keeps_its_contrast(open_page, tmp_path, theme):
+    page = open_page(query=f"?__theme={theme}")
+    open_trace(page, tmp_path, num_chunks=2)
+    page.locator(".lens-reads").nth(3).hover()
+    frames(page)
+    assert page.evaluate(CONTRAST) >= 4.5
+
+
+# Lowest contrast of any text in the lens and the header, fills blended over what is behind them.
+CONTRAST = """() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number).concat(1).slice(0, 4);
+  const over = (top, base) => [0, 1, 2].map((i) => top[i] * top[3] + base[i] * (1 - top[3])).concat(1);
+  const behind = (e) => {
+    const layers = [];
+    for (; e; e = e.parentElement) layers.push(parse(getComputedStyle(e).backgroundColor));
+    return layers.reverse().reduce((base, top) => over(top, base), [255, 255, 255, 1]);
+  };
+  const light = (c) => {
+    const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = c.slice(0, 3).map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  let worst = 21;
+  for (const e of document.querySelectorAll(".retro-lens *, #header *")) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !e.checkVisibility({ visibilityProperty: true }) || e.closest("[disabled]")) continue;
+    const base = behind(e);
+    const [a, b] = [light(over(parse(getComputedStyle(e).color), base)), light(base)].sort((x, y) => y - x);
+    worst = Math.min(worst, (a + 0.05) / (b + 0.05));
+  }
+  return worst;
+}"""
+
+
+def test_a_prompt_runs_with_one_click_and_its_trace_can_be_saved_and_opened(open_page, tmp_path):
+    page = open_page()
+    page.get_by_role("button", name="Landlocked country").click()
+    page.get_by_role("button", name="Settings").click()
+    page.locator("#max_new_tokens input[type=number]").fill("70")
+    page.locator("#prompt textarea").press("Control+Enter")
+    stages = ("retrieving", "writing")
+    for stage in stages:
+        page.wait_for_function(
+            "stage => document.querySelector('.lens-stage').textContent.includes(stage)",
+            arg=stage,
+            timeout=90_000,
+        )
+    page.wait_for_function(
+        "document.querySelector('#progress').textContent.includes('Wrote')", timeout=90_000
+    )
+    assert page.locator(".lens-neighbour").count() == 2
+    assert tints(page, ".lens-reads")
+    assert page.locator(".lens-base").evaluate("canvas => canvas.height") > 50
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    saved = tmp_path / download.value.suggested_filename
+    download.value.save_as(saved)
+    assert saved.name.endswith(".retro.json")
+    text = page.locator(".lens-text").text_content()
+    page.reload()
+    page.wait_for_selector(".lens-token")
+    page.locator("input[type=file]").first.set_input_files(saved)
+    page.wait_for_function("document.querySelector('#progress').textContent.includes('Opened')")
+    assert page.locator(".lens-text").text_content() == text
+
+
+def test_a_run_can_be_stopped_and_keeps_what_it_has(open_page):
+    page = open_page()
+    page.get_by_role("button", name="Government").click()
+    page.get_by_role("button", name="Settings").click()
+    page.locator("#max_new_tokens input[type=number]").fill("1000")
+    page.locator("#run").click()
+    page.wait_for_function(
+        "document.querySelector('.lens-stage').textContent.includes('writing')", timeout=90_000
+    )
+    page.locator("#stop").click()
+    page.wait_for_function(
+        "document.querySelector('#progress').textContent.includes('Stopped after')", timeout=60_000
+    )
+    assert page.locator(".lens-neighbour").count() >= 1
+
+
+def test_a_pasted_corpus_is_indexed_found_and_used(open_page):
+    page = open_page()
+    page.get_by_role("tab", name="Corpus").click()
+    page.locator("#pasted textarea").fill(
+        "The Quibbling Heron is an inn at Marrow Ford, kept by Ada Brisket. " * 30
+    )
+    page.wait_for_selector(".preview-chunk")
+    page.locator("#corpus-name input, #corpus-name textarea").fill("inns")
+    page.locator("#index").click()
+    page.wait_for_function(
+        "document.querySelector('#index-progress').textContent.includes('Built')", timeout=90_000
+    )
+    page.locator("#query textarea, #query input").first.fill("Who keeps the inn?")
+    page.locator("#search").click()
+    page.locator("#results td").filter(has_text="Ada Brisket", visible=True).first.wait_for()
+    page.locator("#use").click()
+    page.wait_for_function("document.querySelector('#datastore input').value === 'inns'")
+    assert page.get_by_role("tab", name="Explore").get_attribute("aria-selected") == "true"
+    page.reload()
+    page.wait_for_selector(".lens-token")
+    page.get_by_role("tab", name="Corpus").click()
+    page.locator("#listing td").filter(has_text="inns", visible=True).first.wait_for()
