@@ -12,8 +12,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retro_core.trace import Trace
-
 from app import settings
 from indexing import paths
 from indexing.datastore import Datastore, DatastoreInfo, list_datastores
@@ -21,6 +19,7 @@ from indexing.embedder import DEFAULT_EMBEDDER, Embedder, SentenceTransformerEmb
 from indexing.errors import RetroError, TraceError
 from indexing.manifest import MANIFEST_FILE
 from indexing.tokenizer import Tokenizer
+from retro_core.trace import Trace
 
 if TYPE_CHECKING:
     from retro_core.checkpoint import LoadedModel

@@ -48,8 +48,10 @@ def server(tmp_path_factory):
         "RETRO_WARM_AFTER": "-1",
     }
     environment.pop("GRADIO_SERVER_NAME", None)
-    log = open(home / "server.log", "w+")
-    process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    with open(home / "server.log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -66,7 +68,6 @@ def server(tmp_path_factory):
     finally:
         process.terminate()
         process.wait(timeout=20)
-        log.close()
 
 
 @pytest.fixture(scope="module")
@@ -350,11 +351,11 @@ def test_a_pasted_corpus_is_indexed_found_and_used(open_page):
     )
     page.locator("#query textarea, #query input").first.fill("Who keeps the inn?")
     page.locator("#search").click()
-    page.locator("#results td").filter(has_text="Ada Brisket", visible=True).first.wait_for()
+    page.locator("#results [role=gridcell]").filter(has_text="Ada Brisket", visible=True).first.wait_for()
     page.locator("#use").click()
     page.wait_for_function("document.querySelector('#datastore input').value === 'inns'")
     assert page.get_by_role("tab", name="Explore").get_attribute("aria-selected") == "true"
     page.reload()
     page.wait_for_selector(".lens-token")
     page.get_by_role("tab", name="Corpus").click()
-    page.locator("#listing td").filter(has_text="inns", visible=True).first.wait_for()
+    page.locator("#listing [role=gridcell]").filter(has_text="inns", visible=True).first.wait_for()

@@ -198,7 +198,7 @@ def run(
     yield live.view("measuring", "measuring what retrieval changed…"), "", gr.skip()
     ids = [token["id"] for token in live.tokens]
     trace = explain(model, ids, live.neighbours, datastore, config, prompt_tokens=live.prompt_tokens)
-    trace_id = services.keep(trace, live.trace_id)
+    trace_id = services.keep(live.finish(trace), live.trace_id)
     yield services.view(trace_id), _summary(live, seconds, stopped), trace_id
 
 

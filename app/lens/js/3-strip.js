@@ -99,12 +99,20 @@ function drawStory() {
   }
 }
 
+// What made this text, in a line.
+function facts({ model, datastore, retrieval, sampling = {}, tokens, prompt_tokens: given }) {
+  const parts = ["model " + model.name, retrieval && datastore ? "datastore " + datastore.name : "retrieval off"];
+  parts.push(tokens.length - given + " tokens written");
+  for (const name of ["temperature", "seed"]) if (known(sampling[name])) parts.push(name + " " + Number(sampling[name].toFixed(2)));
+  return display(parts.join(" · "));
+}
+
 function drawStage() {
   const { trace } = view;
-  part("title").textContent = display(trace.title || "");
   const status = trace.status;
   const running = status && !["done", "stopped"].includes(status.stage);
-  part("stage").textContent = status ? display(status.text || status.stage) : "";
+  part("title").textContent = display(trace.title || (running ? "Your prompt" : "Your prompt, continued"));
+  part("stage").textContent = status ? display(status.text || status.stage) : facts(trace);
   part("stage").classList.toggle("lens-running", Boolean(running));
   root.setAttribute("aria-busy", String(Boolean(running)));
 }
