@@ -125,7 +125,7 @@ def launch_options() -> dict[str, Any]:
         "show_error": False,
         "max_file_size": settings.MAX_UPLOAD,
         "allowed_paths": [],
-        "blocked_paths": [str(paths.home())],
+        "blocked_paths": [str(paths.datastores_dir()), str(paths.models_dir()), str(paths.runs_dir())],
         "state_session_capacity": 200,
         "enable_monitoring": False,
         "run_history": False,

@@ -1,5 +1,9 @@
 """The app's handlers as plain functions: what they yield, and the one sentence they raise."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import gradio as gr
 import pytest
 from fakes import HashingEmbedder
@@ -11,6 +15,7 @@ from indexing import files, paths
 from indexing.embedder import DEFAULT_EMBEDDER
 from indexing.errors import InputError
 
+ROOT = Path(__file__).parent.parent
 TEXT = "The Nile flows north to the Mediterranean Sea. Mount Etna is a volcano on the coast of Sicily. "
 
 
@@ -28,6 +33,13 @@ def message(call, *args):
         result = call(*args)
         list(result)  # a generator raises when drained
     return caught.value.message
+
+
+def test_the_page_is_made_without_the_slow_libraries():
+    slow = "{'torch', 'faiss', 'sentence_transformers', 'transformers', 'bm25s', 'lightning'}"
+    code = f"import sys, app.ui; app.ui.build_demo(); print(sorted({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_an_error_of_the_user_is_shown_escaped():

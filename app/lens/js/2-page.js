@@ -58,6 +58,7 @@ const view = {
   column: null, // neighbour token under the pointer
   neighbour: null, // neighbour picked with its number
   colour: "gain",
+  colourChosen: false,
   layer: null,
   head: null, // null is the mean
   map: null,

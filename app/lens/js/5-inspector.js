@@ -9,7 +9,9 @@ function drawInspector() {
   const i = activeToken();
   const token = i === null || i === undefined ? null : view.trace.tokens[i];
   if (!token) {
-    panel.replaceChildren(make("p", "lens-hint", "Hover a word, or press an arrow key, to see what it looked at and whether that helped."));
+    panel.replaceChildren(make("p", "lens-hint", view.trace.retrieval
+      ? "Hover a word, or press an arrow key, to see what it looked at and whether that helped."
+      : "Hover a word, or press an arrow key, to see how likely it was and what else might have come."));
     return;
   }
   const head = make("div", "lens-word", make("b", "", "“" + displayWord(token.text) + "”"));
@@ -29,7 +31,8 @@ function drawInspector() {
 
 function alternatives(token) {
   const table = make("div", "lens-alternatives");
-  for (const [label, own, list] of [["with retrieval", token.lp_on, token.alts_on], ["without", token.lp_off, token.alts_off]]) {
+  const columns = [["with retrieval", token.lp_on, token.alts_on], ["without", token.lp_off, token.alts_off]];
+  for (const [label, own, list] of view.trace.retrieval ? columns : columns.slice(1)) {
     if (!known(own)) continue;
     const column = make("div", "", make("div", "lens-alt-head", label, " ", make("b", "", percent(Math.exp(own)))));
     for (const [text, logProbability] of (list || []).slice(0, 5)) {
@@ -50,7 +53,7 @@ function attended(i, token) {
     const owner = view.trace.chunks.findIndex((other) => i >= other.read[0] && i < other.read[1]);
     line.textContent = owner >= 0
       ? "This token read the neighbours of chunk " + (owner + 1) + ": click it to go there."
-      : "Nothing was read here: the first chunk has nothing to ask with.";
+      : view.trace.retrieval ? "Nothing was read here: the first chunk has nothing to ask with." : "";
     return line;
   }
   if (view.map && row < view.map.rows && chunk.neighbours.length) {

@@ -22,7 +22,7 @@ function drawMap() {
   const context = base.getContext("2d");
   if (!usable || !width) {
     box = null;
-    base.height = over.height = 0;
+    for (const canvas of [base, over]) canvas.height = canvas.style.height = 0;
     return;
   }
   const count = chunk.neighbours.length;

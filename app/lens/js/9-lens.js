@@ -12,6 +12,7 @@ function show(trace) {
   const continues = view.trace && view.trace.id === trace.id;
   view.trace = trace;
   if (!continues) Object.assign(view, { chosen: false, hover: null, pinned: null, column: null, neighbour: null, layer: null, head: null });
+  if (!view.colourChosen) view.colour = trace.retrieval ? "gain" : "probability";
   if (!view.chosen) view.chunk = bestChunk(trace);
   view.chunk = Math.max(0, Math.min(view.chunk, trace.chunks.length - 1));
   drawStage();
@@ -134,6 +135,7 @@ function moveToken(step) {
 
 function setColour(colour) {
   view.colour = colour;
+  view.colourChosen = true;
   drawLegend();
   colourText();
 }
