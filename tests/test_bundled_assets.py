@@ -1,0 +1,120 @@
+"""What ships with the product is whole, small enough for plain git, and belongs together."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from app import services
+from indexing import paths
+from indexing.datastore import Datastore, list_datastores
+from indexing.embedder import SentenceTransformerEmbedder
+from indexing.manifest import check_files
+from indexing.neighbours import NO_CHUNK
+from indexing.tokenizer import Tokenizer
+
+MEGABYTE = 1_000_000
+MODEL = paths.ASSETS / "models" / paths.DEMO_MODEL
+DATASTORE = paths.ASSETS / "datastores" / paths.DEMO_DATASTORE
+TRACES = sorted((paths.ASSETS / "traces").glob("*.retro.json*"))
+
+
+@pytest.fixture(scope="module")
+def datastore() -> Datastore:
+    return Datastore.open(DATASTORE, tokenizer=Tokenizer.load(MODEL))
+
+
+@pytest.fixture(scope="module")
+def demo_model():
+    assert (MODEL / "config.json").is_file(), f"the bundled model is missing: {MODEL} has no config.json"
+    from retro_core.checkpoint import load_model
+
+    return load_model(MODEL)
+
+
+def size(folder) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_nothing_is_too_large_for_git():
+    large = [
+        path for path in paths.ASSETS.rglob("*") if path.is_file() and path.stat().st_size > 10 * MEGABYTE
+    ]
+    assert not large
+    assert size(DATASTORE) < 15 * MEGABYTE
+    assert size(MODEL) < 64 * MEGABYTE
+
+
+def test_the_datastore_is_as_it_was_built(datastore):
+    assert check_files(datastore.path, datastore.manifest, hash_all=True)
+    assert [info.name for info in list_datastores() if info.bundled] == [paths.DEMO_DATASTORE]
+    lengths = np.linalg.norm(datastore.embeddings[:].astype(np.float32), axis=1)
+    np.testing.assert_allclose(lengths, 1, atol=2e-3)
+
+
+def test_documents_begin_with_their_title_and_can_be_found_again(datastore):
+    """The model was trained on such texts, and offsets must lead back to the words of a chunk."""
+    assert datastore.num_documents == 1245
+    for document in datastore.documents:
+        assert document.text.startswith(f"{document.title}\n")
+    for chunk in range(0, len(datastore.chunks), 97):
+        tokens = datastore.tokenizer.decode(datastore.chunks.tokens[chunk])
+        assert tokens.strip("\ufffd ") in datastore.text(chunk)
+
+
+def test_a_question_finds_its_document(datastore):
+    """With the packaged embedder, which must be the one the embeddings were made with."""
+    opened = Datastore.open(DATASTORE, embedder=SentenceTransformerEmbedder())
+    hits = opened.search("Government of France. Capital: Paris", 3)
+    assert any(hit.title.startswith("France") for hit in hits), [hit.title for hit in hits]
+    assert hits[0].distance < 1
+
+
+def test_opening_it_writes_nothing(datastore):
+    """The program's own folder may be read-only."""
+    before = {path: path.stat().st_mtime_ns for path in DATASTORE.rglob("*")}
+    Datastore.open(DATASTORE)
+    assert {path: path.stat().st_mtime_ns for path in DATASTORE.rglob("*")} == before
+
+
+def test_the_model_continues_a_text_and_reads(demo_model, datastore):
+    from retro_core.config import GenerationConfig
+    from retro_core.generation import Finished, Retrieved, generate
+
+    retriever = Datastore.open(
+        DATASTORE, tokenizer=demo_model.tokenizer, embedder=SentenceTransformerEmbedder()
+    )
+    config = GenerationConfig(max_new_tokens=4, temperature=0.0, ignore_end=True)
+    prompt = "Rwanda — Geography\nLocation: Central Africa,"
+    events = list(generate(demo_model.model, demo_model.tokenizer, prompt, retriever, config))
+    read = [event for event in events if isinstance(event, Retrieved)]
+    assert read and read[0].neighbours.ids[0, 0] != NO_CHUNK
+    assert isinstance(events[-1], Finished)
+    assert demo_model.card, "the bundled model has no README.md"
+
+
+def test_retrieval_helps_and_the_numbers_say_so():
+    """Held-out Factbook countries: the interval of On minus Off lies below 0."""
+    file = MODEL / "evaluation.json"
+    assert file.is_file(), f"the bundled model is missing: {MODEL} has no evaluation.json"
+    probes = json.loads(file.read_text(encoding="utf-8"))["probes"]
+    for name, probe in probes.items():
+        assert {"documents", "tokens", "on", "off", "random", "on_minus_off_ci95"} <= set(probe), name
+        low, high = probe["on_minus_off_ci95"]
+        assert low <= probe["on"] - probe["off"] <= high, name
+    factbook = [probe for name, probe in probes.items() if "factbook" in name]
+    assert factbook and all(probe["on_minus_off_ci95"][1] < 0 for probe in factbook)
+
+
+def test_the_first_screen_has_a_recorded_trace():
+    assert TRACES, f"no recorded trace in {paths.ASSETS / 'traces'}"
+
+
+@pytest.mark.parametrize("path", TRACES, ids=lambda path: os.path.basename(path))
+def test_recorded_traces_are_of_this_model_and_datastore(path, demo_model, datastore):
+    trace = services.read_trace(path).to_json()
+    assert trace["title"]
+    assert trace["model"]["fingerprint"] == demo_model.fingerprint
+    if trace["datastore"]:
+        assert trace["datastore"]["fingerprint"] == datastore.fingerprint
