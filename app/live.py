@@ -27,7 +27,7 @@ class LiveText:
     tokens: list[dict[str, Any]] = field(default_factory=list)
     chunks: list[dict[str, Any]] = field(default_factory=list)
     neighbours: list[Neighbours] = field(default_factory=list)
-    stage: str = "reading"
+    stage: str = "writing"
     started: float = field(default_factory=time.monotonic)
 
     def take(self, event: Any) -> bool:
@@ -37,6 +37,7 @@ class LiveText:
         if kind == "Prompted":
             self.pad = event.pad
             self.prompt_tokens = len(event.tokens)
+            self.stage = "retrieving" if self.config.retrieval else "writing"
             for token, text in zip(event.tokens, event.texts, strict=True):
                 self._append(token, text, None)
         elif kind == "Retrieving":
@@ -44,7 +45,7 @@ class LiveText:
             self._chunk(event.chunk)
         elif kind == "Retrieved":
             chunk = self._chunk(event.chunk)
-            chunk["seconds"] = {"retrieve": event.seconds}
+            chunk["seconds"] = {"retrieve": event.seconds, "read": None}
             chunk["neighbours"] = neighbour_cards(
                 event.neighbours, self.datastore, self.model.tokenizer, self.model.config.chunk_size
             )

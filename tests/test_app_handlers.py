@@ -193,3 +193,65 @@ def test_a_bad_name_is_refused(name, expected):
 
 def test_nothing_to_index_says_so():
     assert "no text yet" in message(corpus.index, "", None, "mine", False)
+
+
+@pytest.fixture
+def tiny_model(monkeypatch):
+    """A RETRO of random weights with the real tokenizer in the place of the bundled model."""
+    from retro_core.checkpoint import LoadedModel
+    from retro_core.config import PRESETS, RetroConfig
+    from retro_core.model import Retro
+
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    tokenizer = services.tokenizer()
+    sizes = {"num_embeddings": tokenizer.vocab_size, "pad_token_idx": tokenizer.pad_id}
+    config = RetroConfig(**{**PRESETS["toy"], **sizes})
+    model = LoadedModel(Retro(config).eval(), config, tokenizer, "tiny", "0" * 64, Path("."), None)
+    monkeypatch.setitem(services._models, paths.DEMO_MODEL, model)
+    list(corpus.index(TEXT * 40, None, "rivers", False))
+
+
+def test_a_run_shows_each_stage_and_ends_in_a_trace_that_is_kept(tiny_model):
+    steps = list(explore.run("Rivers flow north.", True, "rivers", 70, 0.7, 40, 0.95, 0, 2))
+    stages = [view["status"]["stage"] for view, _, _ in steps if "status" in view]
+    assert list(dict.fromkeys(stages)) == ["retrieving", "reading", "writing", "measuring"]
+    view, progress, trace_id = steps[-1]
+    assert view["id"] == trace_id and "Wrote" in progress["text"]
+    assert len(view["chunks"]) == 2 and all(chunk["seconds"]["retrieve"] > 0 for chunk in view["chunks"])
+    assert "attention_heads" not in view["chunks"][0]
+    one = explore.attention_map({"trace": trace_id, "chunk": 0, "layer": 0, "head": 1})
+    assert (one["rows"], one["cols"]) == (64, 256)
+    assert "error" in explore.attention_map({"trace": trace_id, "chunk": 9, "layer": 0, "head": 0})
+
+
+def test_a_saved_trace_opens_as_the_same_trace(tiny_model, tmp_path):
+    *_, (view, _, trace_id) = explore.run("Rivers flow north.", True, "rivers", 8, 0.7, 40, 0.95, 0, 2)
+    saved = explore.save_trace(trace_id)
+    path = tmp_path / saved["name"]
+    path.write_text(saved["text"], encoding="utf-8")
+    opened, _, _ = explore.open_trace(str(path))
+    assert {**opened, "id": None} == {**view, "id": None}
+
+
+def test_a_stopped_run_keeps_what_it_has(tiny_model):
+    steps = explore.run("Rivers flow north.", True, "rivers", 900, 0.7, 40, 0.95, 0, 2)
+    for view, _, _ in steps:
+        if view.get("status", {}).get("stage") == "writing":
+            explore.stop()
+            break
+    *_, (view, progress, _) = steps
+    assert "Stopped after" in progress["text"]
+    assert 64 < len(view["tokens"]) < 900
+    assert not services.stop_requested("")
+
+
+def test_retrieval_off_reads_nothing(tiny_model):
+    *_, (view, _, _) = explore.run("Rivers flow north.", False, None, 8, 0.7, 40, 0.95, 0, 2)
+    assert view["retrieval"] is False and view["chunks"] == []
+
+
+def test_a_datastore_of_one_chunk_serves_two_neighbours(tiny_model):
+    list(corpus.index("One sentence only.", None, "one", False))
+    *_, (view, _, _) = explore.run("Rivers flow north.", True, "one", 8, 0.7, 40, 0.95, 0, 2)
+    assert len(view["chunks"][0]["neighbours"]) == 1

@@ -121,7 +121,8 @@ def build() -> Corpus:
             trigger_mode="always_last",
             **quiet,
         )
-    indexed = gr.on([index_button.click, name.submit], _running, outputs=buttons, queue=False, **quiet).then(
+    outputs = [*buttons, progress]
+    indexed = gr.on([index_button.click, name.submit], _begin, outputs=outputs, queue=False, **quiet).then(
         index,
         inputs=[pasted, files, name, replace],
         outputs=[progress, chosen, listing],
@@ -129,19 +130,30 @@ def build() -> Corpus:
         concurrency_limit=1,
         **quiet,
     )
-    for ended in (indexed.then, indexed.failure):  # `then` alone does not follow an error
-        ended(_resting, outputs=buttons, queue=False, **quiet)
+    indexed.then(_end, outputs=buttons, queue=False, **quiet)
+    indexed.failure(_fail, outputs=outputs, queue=False, **quiet)  # `then` does not follow an error
     cancel_button.click(cancel, outputs=progress, queue=False, **quiet)
     gr.on([search_button.click, query.submit], search, inputs=[query, chosen], outputs=results, **quiet)
     return Corpus(chosen, use)
 
 
-def _running() -> tuple[gr.Button, gr.Button]:
-    return gr.Button(interactive=False), gr.Button(interactive=True)
+def _begin(request: gr.Request) -> tuple[Any, ...]:
+    services.forget_stop(_session(request))
+    waiting = {"text": "Waiting for the indexer…", "tone": "busy"}  # another visitor's corpus may come first
+    return gr.Button(interactive=False), gr.Button(interactive=True), waiting
 
 
-def _resting() -> tuple[gr.Button, gr.Button]:
+def _end() -> tuple[gr.Button, gr.Button]:
     return gr.Button(interactive=True), gr.Button(interactive=False)
+
+
+def _fail() -> tuple[Any, ...]:
+    return *_end(), ""
+
+
+def _session(request: gr.Request | None) -> str:
+    """Under which stopping is asked for; apart from a run of the model by the same visitor."""
+    return f"index {(request.session_hash if request else None) or ''}"
 
 
 def _documents(pasted: str | None, files: list[str] | None) -> Iterator[Document]:
@@ -243,8 +255,7 @@ def index(
     pasted: str | None, files: list[str] | None, name: str, replace: bool, request: gr.Request | None = None
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Yield (progress, choice of datastore, list of datastores) until the datastore is there or cancelled."""
-    session = f"index {(request.session_hash if request else None) or ''}"
-    services.forget_stop(session)
+    session = _session(request)
     name = (name or "").strip()
     if not name:
         raise InputError("The datastore has no name yet. Type one, for example 'my-notes'.")
@@ -291,7 +302,7 @@ def _choices(value: str | None) -> gr.Dropdown:
 
 @shows_errors
 def cancel(request: gr.Request | None = None) -> dict[str, Any]:
-    services.request_stop(f"index {(request.session_hash if request else None) or ''}")
+    services.request_stop(_session(request))
     return {"text": "Cancelling…", "tone": "busy"}
 
 

@@ -89,7 +89,8 @@ def build() -> Explore:
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     buttons = [run_button, stop_button]
-    ran = gr.on([run_button.click, prompt.submit], _running, outputs=buttons, queue=False, **quiet).then(
+    outputs = [*buttons, progress]
+    ran = gr.on([run_button.click, prompt.submit], _begin, outputs=outputs, queue=False, **quiet).then(
         run,
         inputs=[prompt, retrieval, datastore, *sampling],
         outputs=[lens, progress, shown],
@@ -97,8 +98,8 @@ def build() -> Explore:
         concurrency_limit=1,
         **quiet,
     )
-    for ended in (ran.then, ran.failure):  # `then` alone does not follow an error
-        ended(_resting, outputs=buttons, queue=False, **quiet)
+    ran.then(_end, outputs=buttons, queue=False, **quiet)
+    ran.failure(_fail, outputs=outputs, queue=False, **quiet)  # `then` does not follow an error
     stop_button.click(stop, outputs=progress, queue=False, **quiet)
     open_button.upload(open_trace, inputs=open_button, outputs=[lens, progress, shown], **quiet)
     for trace_id, button in zip(recorded, recorded_buttons, strict=True):
@@ -129,12 +130,18 @@ def _slider(name: str, label: str, step: float) -> gr.Slider:
     return gr.Slider(low, high, value=default, step=step, label=label, info=help_text, elem_id=name)
 
 
-def _running() -> tuple[gr.Button, gr.Button]:
-    return gr.Button(interactive=False), gr.Button(interactive=True)
+def _begin(request: gr.Request) -> tuple[Any, ...]:
+    services.forget_stop(_session(request))
+    waiting = {"text": "Waiting for the model…", "tone": "busy"}  # another visitor's run may come first
+    return gr.Button(interactive=False), gr.Button(interactive=True), waiting
 
 
-def _resting() -> tuple[gr.Button, gr.Button]:
+def _end() -> tuple[gr.Button, gr.Button]:
     return gr.Button(interactive=True), gr.Button(interactive=False)
+
+
+def _fail() -> tuple[Any, ...]:
+    return *_end(), ""
 
 
 def _short_title(trace_id: str) -> str:
@@ -171,7 +178,6 @@ def run(
             "There is no datastore to look things up in. Make one in Corpus, or switch retrieval off."
         )
     session = _session(request)
-    services.forget_stop(session)
     yield gr.skip(), _loading(retrieval), gr.skip()
     model = services.model()
     datastore = services.datastore(datastore_name) if retrieval else None
@@ -181,25 +187,24 @@ def run(
 
     live = LiveText(services.new_id(), model, datastore, config)
     drawn = 0.0
-    stopped = False
-    for event in generate(model.model, model.tokenizer, prompt, datastore, config):
-        urgent = live.take(event)
-        stopped = services.stop_requested(session)
-        if stopped:
-            break
-        if urgent or time.monotonic() - drawn > settings.SECONDS_BETWEEN_DRAWINGS:
-            drawn = time.monotonic()
-            yield live.view(), "", gr.skip()
-    services.forget_stop(session)
-    seconds = time.monotonic() - live.started
-    if not live.tokens:
-        yield gr.skip(), "Stopped before anything was written.", gr.skip()
-        return
-    yield live.view("measuring", "measuring what retrieval changed…"), "", gr.skip()
-    ids = [token["id"] for token in live.tokens]
-    trace = explain(model, ids, live.neighbours, datastore, config, prompt_tokens=live.prompt_tokens)
-    trace_id = services.keep(live.finish(trace), live.trace_id)
-    yield services.view(trace_id), _summary(live, seconds, stopped), trace_id
+    try:
+        for event in generate(model.model, model.tokenizer, prompt, datastore, config):
+            if services.stop_requested(session):
+                break
+            if live.take(event) or time.monotonic() - drawn > settings.SECONDS_BETWEEN_DRAWINGS:
+                drawn = time.monotonic()
+                yield live.view(), "", gr.skip()
+        if not drawn:
+            yield gr.skip(), "Stopped before anything was written.", gr.skip()
+            return
+        summary = _summary(live, services.stop_requested(session))
+        yield live.view("measuring", "measuring what retrieval changed…"), "", gr.skip()
+        ids = [token["id"] for token in live.tokens]
+        trace = explain(model, ids, live.neighbours, datastore, config, prompt_tokens=live.prompt_tokens)
+        trace_id = services.keep(live.finish(trace), live.trace_id)
+        yield services.view(trace_id), summary, trace_id
+    finally:
+        services.forget_stop(session)
 
 
 def check_prompt(prompt: str) -> None:
@@ -227,7 +232,8 @@ def _loading(retrieval: bool) -> dict[str, Any]:
     return {"text": "Starting…", "tone": "busy"}
 
 
-def _summary(live: LiveText, seconds: float, stopped: bool) -> dict[str, Any]:
+def _summary(live: LiveText, stopped: bool) -> dict[str, Any]:
+    seconds = time.monotonic() - live.started
     rate = live.written / max(seconds, 1e-3)
     words = f"{live.written} tokens in {seconds:.1f} s ({rate:.0f} tokens/s)"
     return {"text": f"Stopped after {words}." if stopped else f"Wrote {words}.", "tone": "good"}
