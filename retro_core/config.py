@@ -229,7 +229,6 @@ class TrainConfig:
     clip: float = setting(1.0, "largest gradient norm", 0.0, 1000.0)
     copy_share: float = setting(0.0, "share of chunks whose neighbour is at first a moved piece of the text itself", 0.0, 1.0)
     copy_steps: int = setting(0, "steps over which copy_share falls to 0", 0, 10_000_000)
-    left_padded: float = setting(0.0, "share of windows that begin with padding, as short prompts do", 0.0, 1.0)
     evaluate_every: int = setting(200, "steps between evaluations", 1, 10_000_000)
     evaluate_windows: int = setting(24, "held-out windows in each evaluation while training", 1, 100_000)
     save_every: int = setting(200, "steps between checkpoints", 1, 10_000_000)

@@ -96,15 +96,9 @@ class RetroDataset:
         rows = self.neighbours[window.shard][window.start : window.stop, : self.num_neighbours]
         return np.asarray(rows, dtype=np.int64)
 
-    def collate(
-        self, windows: Sequence[Window], neighbour_tokens: Sequence[np.ndarray] | None = None, shifts: Sequence[int] = ()
-    ) -> Batch:
-        """Windows of any length -> one batch, padded on the right.
-
-        shifts  for each window the number of padding tokens put before it (a prompt shorter than a chunk is
-                padded on the left when generating, so training shows such rows too); its neighbours are then
-                those of the unshifted chunks, which is close enough to learn from.
-        """
+    def collate(self, windows: Sequence[Window], neighbour_tokens: Sequence[np.ndarray] | None = None) -> Batch:
+        """Windows of any length -> one batch, padded on the right. neighbour_tokens: for each window its
+        (l, k, r), if not the precomputed ones."""
         m = self.chunk_size
         longest = max(w.stop - w.start for w in windows)
         inputs = np.full((len(windows), longest * m), self.pad_id, dtype=np.int64)
@@ -112,8 +106,7 @@ class RetroDataset:
         read = np.full((len(windows), longest, self.num_neighbours, length), self.pad_id, dtype=np.int64)
         for row, window in enumerate(windows):
             tokens = self.tokens(window)
-            shift = shifts[row] if shifts else 0
-            inputs[row, shift : len(tokens)] = tokens[: len(tokens) - shift]
+            inputs[row, : len(tokens)] = tokens
             found = neighbour_tokens[row] if neighbour_tokens else self.retrieved_tokens(self.neighbour_ids(window))
             read[row, : len(found)] = found
         labels = np.full_like(inputs, -100)
@@ -133,13 +126,10 @@ class TrainingBatches:
     Windows are shuffled anew in each epoch and grouped by length, so that little of a batch is padding; a
     batch holds about `batch_size` windows of full length.
 
-    copies       share of chunks, in [0, 1], that get one neighbour replaced by the text itself, moved by a
-                 random number of tokens: what copying can be learned from. See `TrainConfig.copy_share`.
-    left_padded  share of windows shifted right by 1 .. m-1 padding tokens
     """
 
-    def __init__(self, dataset: RetroDataset, batch_size: int, seed: int, left_padded: float = 0.0):
-        self.dataset, self.batch_size, self.seed, self.left_padded = dataset, batch_size, seed, left_padded
+    def __init__(self, dataset: RetroDataset, batch_size: int, seed: int):
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self._epoch = -1
         self._batches: list[list[int]] = []
         self._load_epoch(0)
@@ -149,6 +139,8 @@ class TrainingBatches:
         return len(self._batches)
 
     def batch(self, step: int, copies: float = 0.0) -> Batch:
+        """copies: share of chunks, in [0, 1], that get one neighbour replaced by the text itself, moved by a
+        random number of tokens: what copying can be learned from. See `TrainConfig.copy_share`."""
         epoch, within = 0, step
         self._load_epoch(0)
         while within >= len(self._batches):
@@ -158,9 +150,7 @@ class TrainingBatches:
         rng = np.random.default_rng([self.seed, 1, step])
         windows = [self.dataset.windows[i] for i in self._batches[within]]
         tokens = [self._with_copies(w, copies, rng) for w in windows]
-        m = self.dataset.chunk_size
-        shifts = [int(rng.integers(1, m)) if rng.random() < self.left_padded else 0 for _ in windows]
-        return self.dataset.collate(windows, tokens, shifts)
+        return self.dataset.collate(windows, tokens)
 
     def _load_epoch(self, epoch: int) -> None:
         if epoch == self._epoch:

@@ -554,19 +554,18 @@ def init_weights(model: Retro) -> None:
 def start_copying(model: Retro) -> None:
     """Let half of the CCA heads begin as an induction head that reads neighbours.
 
-    The encoder's first self-attention adds to each neighbour token a projection of the token before it; CCA
-    looks, in that same subspace, for what resembles the current token and adds what stands there. So from the
-    first step "the token that followed this one in a neighbour" becomes likelier, and training refines that
-    instead of having to discover it, which takes more tokens than small runs have.
+    The encoder's first self-attention writes a projection of the previous token beside each neighbour token,
+    into a subspace of its own; CCA looks there for what resembles the current token and adds the token that
+    stands there. So from the first step "what followed this token in a neighbour" becomes likelier, and
+    training refines that instead of having to discover it, which takes more tokens than small runs have.
     """
     config, encoder = model.config, model.base.encoder
     first = encoder.layers[0]["0"]
     core = first.multi_head_attention
-    head_dim = config.enc_qkv_dim // config.enc_num_heads
     bias = core.positional_bias
-    heads = max(1, min(config.enc_num_heads, config.dec_num_heads) // 2)
-    count = min(heads, config.enc_hidden_dim // head_dim)
-    # Rows of an orthogonal matrix: a subspace of its own for each head.
+    head_dim = config.enc_qkv_dim // config.enc_num_heads
+    # Each head needs two subspaces, one for what a token is and one for what stood before it.
+    count = min(config.enc_num_heads, config.dec_num_heads, config.enc_hidden_dim // head_dim) // 2
     basis = torch.linalg.qr(torch.randn(config.enc_hidden_dim, config.enc_hidden_dim)).Q
     previous = torch.tensor(-1)
     bucket = (
@@ -576,17 +575,18 @@ def start_copying(model: Retro) -> None:
     )
     for head in range(count):
         rows = slice(head * head_dim, (head + 1) * head_dim)
-        subspace = basis[rows]  # (head_dim, d)
+        is_now, was_before = basis[2 * head * head_dim :][: 2 * head_dim].split(head_dim)  # (head_dim, d) each
         bias.relative_attention_bias.weight[bucket, head] = 6.0  # e^6 outweighs a hundred other tokens
-        first.qkv_proj.weight[2 * config.enc_qkv_dim :][rows] = subspace
-        core.final_proj.weight[:, rows] = EMBEDDING_STD * subspace.T
+        first.qkv_proj.weight[2 * config.enc_qkv_dim :][rows] = is_now
+        # Three times an embedding: the key shall be ruled by the token before.
+        core.final_proj.weight[:, rows] = 3 * EMBEDDING_STD * was_before.T
         for layer in model.base.decoder:
             if "1" in layer:
                 cca = layer["1"]
-                cca.q_proj.weight[rows] = subspace
-                cca.kv_proj.weight[: config.dec_qkv_dim][rows] = subspace
-                cca.kv_proj.weight[config.dec_qkv_dim :][rows] = subspace
-                cca.multi_head_attention.final_proj.weight[:, rows] = EMBEDDING_STD * subspace.T
+                cca.q_proj.weight[rows] = is_now
+                cca.kv_proj.weight[: config.dec_qkv_dim][rows] = was_before
+                cca.kv_proj.weight[config.dec_qkv_dim :][rows] = is_now
+                cca.multi_head_attention.final_proj.weight[:, rows] = 3 * EMBEDDING_STD * is_now.T
 
 
 def _max_distance(config: RetroConfig) -> int | None:

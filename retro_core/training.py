@@ -86,7 +86,7 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
     fabric.seed_everything(config.seed, verbose=False)
     dataset = _dataset(config.data_spec, config, tokenizer)
     held_out = _dataset(config.validation, config, tokenizer) if config.validation else None
-    batches = TrainingBatches(dataset, config.batch_size, config.seed, config.left_padded)
+    batches = TrainingBatches(dataset, config.batch_size, config.seed)
     module = Retro(model_config)
     model, optimizer = fabric.setup(module, torch.optim.AdamW(parameter_groups(module, config), lr=config.learning_rate))
     step, tokens = _load(folder / CHECKPOINT_FILE, module, optimizer)
