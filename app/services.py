@@ -35,6 +35,8 @@ _traces: OrderedDict[str, Trace] = OrderedDict()  # oldest first
 _recorded: dict[str, Trace] = {}
 _stopping: set[str] = set()
 
+_RECORDED = "recorded-"  # how the ids of recorded traces begin
+
 
 # Models, embedders, datastores
 
@@ -152,8 +154,12 @@ def trace(trace_id: str) -> Trace:
 
 
 def view(trace_id: str) -> dict[str, Any]:
-    """What the lens draws, with the id under which it asks for more."""
-    return {**trace(trace_id).view(), "id": trace_id}
+    """What the lens draws, with the id under which it asks for more. A recorded trace says that it is one."""
+    value = {**trace(trace_id).view(), "id": trace_id}
+    if trace_id in _recorded:
+        subject = value["title"] or trace_id.removeprefix(_RECORDED).lstrip("0123456789-").replace("-", " ")
+        value["title"] = f"Recorded example: {subject.removeprefix('Recorded example: ')}"
+    return value
 
 
 def recorded() -> list[str]:
@@ -161,7 +167,7 @@ def recorded() -> list[str]:
     with _keeping:
         if not _recorded:
             for path in sorted((paths.ASSETS / "traces").glob("*.retro.json*")):
-                _recorded[f"recorded-{path.name.split('.')[0]}"] = read_trace(path)
+                _recorded[_RECORDED + path.name.split(".")[0]] = read_trace(path)
         return list(_recorded)
 
 

@@ -34,7 +34,7 @@ def build_demo() -> gr.Blocks:
             use_in_explore, inputs=library.chosen, outputs=[tabs, explorer.datastore], js=_TO_TOP, **quiet
         )
         demo.load(None, js=(_HERE / "page.js").read_text(encoding="utf-8"), api_visibility="private")
-        demo.load(refresh, inputs=choices, outputs=choices, **quiet)
+        demo.load(refresh, inputs=choices, outputs=[pill, *choices], **quiet)
         tick = gr.Timer(3)
         tick.tick(show_status, outputs=[pill, tick], concurrency_limit=None, **quiet)
     demo.queue(max_size=32, default_concurrency_limit=4, api_open=False)
@@ -50,7 +50,7 @@ def refresh(*chosen: str | None) -> list[Any]:
     """On every page view: datastores made since the start, and the model made ready in the background."""
     services.warm_up()
     names = _names()
-    return [
+    return [status()] + [
         gr.Dropdown(choices=names, value=name if name in names else services.default_datastore())
         for name in chosen
     ]

@@ -231,7 +231,8 @@ def test_a_saved_trace_opens_as_the_same_trace(tiny_model, tmp_path):
     path = tmp_path / saved["name"]
     path.write_text(saved["text"], encoding="utf-8")
     opened, _, _ = explore.open_trace(str(path))
-    assert {**opened, "id": None} == {**view, "id": None}
+    assert opened["title"] == saved["name"]
+    assert {**opened, "id": None, "title": ""} == {**view, "id": None}
 
 
 def test_a_stopped_run_keeps_what_it_has(tiny_model):

@@ -265,8 +265,10 @@ def attention_map(request: Any) -> dict[str, Any]:
 
 @shows_errors
 def open_trace(path: str) -> tuple[Any, Any, Any]:
+    name = Path(path).name
     trace_id = services.keep(services.read_trace(path))
-    return services.view(trace_id), f"Opened {Path(path).name}.", trace_id
+    view = services.view(trace_id)
+    return {**view, "title": view["title"] or name}, f"Opened {name}.", trace_id
 
 
 @shows_errors
