@@ -28,6 +28,7 @@ class LiveText:
     chunks: list[dict[str, Any]] = field(default_factory=list)
     neighbours: list[Neighbours] = field(default_factory=list)
     stage: str = "writing"
+    reason: str = ""
     started: float = field(default_factory=time.monotonic)
 
     def take(self, event: Any) -> bool:
@@ -55,6 +56,9 @@ class LiveText:
         elif kind == "Token":
             self.stage = "writing"
             self._append(event.id, event.text, event.logprob)
+            return False
+        elif kind == "Finished":
+            self.reason = event.reason
             return False
         return True
 

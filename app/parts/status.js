@@ -6,7 +6,7 @@ function show() {
   words.textContent = value.text || "";
   line.dataset.tone = value.tone || "idle";
   const measured = typeof value.fraction === "number";
-  track.style.visibility = measured ? "visible" : "hidden";
+  track.style.display = measured ? "" : "none";
   track.firstElementChild.style.width = (measured ? Math.max(0, Math.min(1, value.fraction)) * 100 : 0) + "%";
 }
 

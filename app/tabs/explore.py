@@ -236,7 +236,10 @@ def _summary(live: LiveText, stopped: bool) -> dict[str, Any]:
     seconds = time.monotonic() - live.started
     rate = live.written / max(seconds, 1e-3)
     words = f"{live.written} tokens in {seconds:.1f} s ({rate:.0f} tokens/s)"
-    return {"text": f"Stopped after {words}." if stopped else f"Wrote {words}.", "tone": "good"}
+    if stopped:
+        return {"text": f"Stopped after {words}.", "tone": "good"}
+    ended = " The model ended the document there." if live.reason == "end of document" else ""
+    return {"text": f"Wrote {words}.{ended}", "tone": "good"}
 
 
 def _session(request: gr.Request | None) -> str:

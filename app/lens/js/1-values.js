@@ -24,7 +24,9 @@ function displayWord(text) {
 
 function shorten(text, length) {
   const shown = display(text).replace(/\s+/g, " ").trim();
-  return shown.length > length ? "…" + shown.slice(-length) : shown;
+  if (shown.length <= length) return shown;
+  const end = shown.slice(-length);
+  return "… " + end.slice(end.indexOf(" ") + 1); // begins with a whole word
 }
 
 function percent(share) {
