@@ -41,16 +41,24 @@ class RetroConfig:
     A JSON file without `mode` was written for the reference and is read in reference mode.
     """
 
-    mode: str = setting(PAPER, "paper: the paper's positions and 1/sqrt(d); reference: the reference's maths", choices=(PAPER, REFERENCE))
+    mode: str = setting(
+        PAPER,
+        "paper: the paper's positions and 1/sqrt(d); reference: the reference's maths",
+        choices=(PAPER, REFERENCE),
+    )
     num_embeddings: int = setting(28996, "tokens in the vocabulary", 2, 1 << 24)
     pad_token_idx: int = setting(0, "id of the padding token, which is never read", 0)
     chunk_size: int = setting(CHUNK_SIZE, "tokens in a chunk (m)", 1, 4096)
     dropout_p: float = setting(0.1, "dropout while training", 0.0, 0.99)
     tie_embeddings: bool = setting(False, "output layer = decoder token embeddings")
-    pos_bias: str = setting("linear", "buckets of the relative position bias", choices=("linear", "log-linear"))
+    pos_bias: str = setting(
+        "linear", "buckets of the relative position bias", choices=("linear", "log-linear")
+    )
     pos_bias_max_distance: int = setting(2048, "distance from which log-linear buckets are equal", 2)
 
-    enc_share_decoder_embs: bool = setting(False, "encoder uses the decoder's token embeddings (equal widths)")
+    enc_share_decoder_embs: bool = setting(
+        False, "encoder uses the decoder's token embeddings (equal widths)"
+    )
     enc_hidden_dim: int = setting(768, "encoder width", 1)
     enc_num_layers: int = setting(2, "encoder layers", 1, 512)
     enc_ffn_dim: int = setting(3072, "encoder feed-forward width", 1)
@@ -88,7 +96,8 @@ class RetroConfig:
         if self.enc_share_decoder_embs and self.enc_hidden_dim != self.dec_hidden_dim:
             raise ConfigError(
                 "enc_share_decoder_embs needs equal widths, got "
-                f"enc_hidden_dim {self.enc_hidden_dim} and dec_hidden_dim {self.dec_hidden_dim}. Make them equal."
+                f"enc_hidden_dim {self.enc_hidden_dim} and dec_hidden_dim {self.dec_hidden_dim}. "
+                "Make them equal."
             )
         if self.pos_bias == "log-linear":
             for name, parts in _EXACT_PARTS.items():
@@ -121,9 +130,15 @@ class GenerationConfig:
     max_new_tokens: int = setting(128, "tokens to write", 1, 1024)
     temperature: float = setting(0.7, "0 takes the likeliest token; higher is more surprising", 0.0, 2.0)
     top_k: int = setting(40, "choose among the k likeliest tokens; 0 means all", 0, 1000)
-    top_p: float = setting(0.95, "choose among the likeliest tokens that hold this share of probability", 0.01, 1.0)
-    repetition_penalty: float = setting(1.0, "above 1 makes tokens that were already used less likely", 1.0, 2.0)
-    no_repeat_ngram_size: int = setting(0, "never write the same run of this many tokens twice; 0 allows it", 0, 32)
+    top_p: float = setting(
+        0.95, "choose among the likeliest tokens that hold this share of probability", 0.01, 1.0
+    )
+    repetition_penalty: float = setting(
+        1.0, "above 1 makes tokens that were already used less likely", 1.0, 2.0
+    )
+    no_repeat_ngram_size: int = setting(
+        0, "never write the same run of this many tokens twice; 0 allows it", 0, 32
+    )
     min_length: int = setting(0, "no end of document before this many tokens, prompt included", 0, 1024)
     seed: int = setting(0, "same seed, same text", 0, 2**31 - 1)
     num_neighbours: int = setting(2, "neighbours to retrieve for each chunk (k)", 1, 16)
@@ -223,11 +238,17 @@ class TrainConfig:
     num_neighbours: int = setting(2, "neighbours read for each chunk (k)", 1, 64)
     learning_rate: float = setting(1e-3, "peak of the schedule", 0.0, 1.0)
     warmup: int = setting(100, "steps of linear warm-up", 0, 1_000_000)
-    decay_share: float = setting(0.25, "last share of the steps, over which the learning rate falls", 0.0, 1.0)
+    decay_share: float = setting(
+        0.25, "last share of the steps, over which the learning rate falls", 0.0, 1.0
+    )
     final_rate: float = setting(0.05, "share of the peak that it ends on", 0.0, 1.0)
-    weight_decay: float = setting(0.1, "AdamW's decay of matrices; norms, biases and embeddings have none", 0.0, 1.0)
+    weight_decay: float = setting(
+        0.1, "AdamW's decay of matrices; norms, biases and embeddings have none", 0.0, 1.0
+    )
     clip: float = setting(1.0, "largest gradient norm", 0.0, 1000.0)
-    copy_share: float = setting(0.0, "share of chunks whose neighbour is at first a moved piece of the text itself", 0.0, 1.0)
+    copy_share: float = setting(
+        0.0, "share of chunks whose neighbour is at first a moved piece of the text itself", 0.0, 1.0
+    )
     copy_steps: int = setting(0, "steps over which copy_share falls to 0", 0, 10_000_000)
     evaluate_every: int = setting(200, "steps between evaluations", 1, 10_000_000)
     evaluate_windows: int = setting(24, "held-out windows in each evaluation while training", 1, 100_000)

@@ -45,13 +45,17 @@ class RetroDataset:
     Raises InputError if the spec or one of its files cannot be used.
     """
 
-    def __init__(self, spec: Path, num_neighbours: int, max_len: int, num_continuations: int = 1, pad_id: int = 0):
+    def __init__(
+        self, spec: Path, num_neighbours: int, max_len: int, num_continuations: int = 1, pad_id: int = 0
+    ):
         self.pad_id, self.num_neighbours, self.num_continuations = pad_id, num_neighbours, num_continuations
         parsed = _read_json(spec)
         index_spec = spec.parent / parsed["neighbours"]["index_spec"]
         self.shards = [_open_shard(spec.parent, shard, pad_id) for shard in parsed["shards"]]
         self.neighbours = [_open(spec.parent / shard["neighbours"]) for shard in parsed["shards"]]
-        self.index_shards = [_open_shard(index_spec.parent, shard, pad_id) for shard in _read_json(index_spec)]
+        self.index_shards = [
+            _open_shard(index_spec.parent, shard, pad_id) for shard in _read_json(index_spec)
+        ]
         self.index_starts = np.cumsum([0, *map(len, self.index_shards)])
         self.chunk_size = self.shards[0].chunk_size
         if max_len % self.chunk_size or max_len < 2 * self.chunk_size:
@@ -62,8 +66,8 @@ class RetroDataset:
         for store, rows in zip(self.shards, self.neighbours, strict=True):
             if len(rows) != len(store) or rows.shape[1] < num_neighbours:
                 raise InputError(
-                    f"Expected neighbours of shape ({len(store)}, at least {num_neighbours}), got {rows.shape}. "
-                    "Compute the neighbours of this shard again."
+                    f"Expected neighbours of shape ({len(store)}, at least {num_neighbours}), got "
+                    f"{rows.shape}. Compute the neighbours of this shard again."
                 )
         self.windows = list(self._windows(max_len // self.chunk_size))
 
@@ -73,7 +77,9 @@ class RetroDataset:
             ends = np.append(store.seq2chunk[1:], len(store))
             for document, (first, last) in enumerate(zip(store.seq2chunk, ends, strict=True)):
                 for start in range(int(first), int(last), max_chunks):
-                    yield Window(number, start, min(start + max_chunks, int(last)), documents_before + document)
+                    yield Window(
+                        number, start, min(start + max_chunks, int(last)), documents_before + document
+                    )
             documents_before += store.num_documents
 
     def retrieved_tokens(self, ids: np.ndarray) -> np.ndarray:
@@ -84,7 +90,9 @@ class RetroDataset:
         for number, store in enumerate(self.index_shards):
             here = (shard_of == number) & (ids != NO_CHUNK)
             if here.any():
-                out[here] = store.retrieved_tokens(ids[here] - self.index_starts[number], self.num_continuations)
+                out[here] = store.retrieved_tokens(
+                    ids[here] - self.index_starts[number], self.num_continuations
+                )
         return out
 
     def tokens(self, window: Window) -> np.ndarray:
@@ -96,7 +104,9 @@ class RetroDataset:
         rows = self.neighbours[window.shard][window.start : window.stop, : self.num_neighbours]
         return np.asarray(rows, dtype=np.int64)
 
-    def collate(self, windows: Sequence[Window], neighbour_tokens: Sequence[np.ndarray] | None = None) -> Batch:
+    def collate(
+        self, windows: Sequence[Window], neighbour_tokens: Sequence[np.ndarray] | None = None
+    ) -> Batch:
         """Windows of any length -> one batch, padded on the right. neighbour_tokens: for each window its
         (l, k, r), if not the precomputed ones."""
         m = self.chunk_size
@@ -107,7 +117,11 @@ class RetroDataset:
         for row, window in enumerate(windows):
             tokens = self.tokens(window)
             inputs[row, : len(tokens)] = tokens
-            found = neighbour_tokens[row] if neighbour_tokens else self.retrieved_tokens(self.neighbour_ids(window))
+            found = (
+                neighbour_tokens[row]
+                if neighbour_tokens
+                else self.retrieved_tokens(self.neighbour_ids(window))
+            )
             read[row, : len(found)] = found
         labels = np.full_like(inputs, -100)
         labels[:, :-1] = np.where(inputs[:, 1:] == self.pad_id, -100, inputs[:, 1:])
@@ -211,4 +225,6 @@ def _read_json(path: Path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"Cannot read the spec {path}: {error}. Make it with `python -m indexing neighbours`.") from error
+        raise InputError(
+            f"Cannot read the spec {path}: {error}. Make it with `python -m indexing neighbours`."
+        ) from error

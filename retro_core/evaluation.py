@@ -57,11 +57,16 @@ def window_losses(
         chosen = [windows[i] for i in order[start : start + batch_size]]
         batch = data.collate(chosen)
         shuffled = [
-            data.retrieved_tokens(everything[rng.integers(0, len(everything), w.stop - w.start)]) for w in chosen
+            data.retrieved_tokens(everything[rng.integers(0, len(everything), w.stop - w.start)])
+            for w in chosen
         ]
         on, off, random = (
             _summed(model, variant)
-            for variant in (batch, Batch(batch.input_ids, batch.labels, None, batch.documents), data.collate(chosen, shuffled))
+            for variant in (
+                batch,
+                Batch(batch.input_ids, batch.labels, None, batch.documents),
+                data.collate(chosen, shuffled),
+            )
         )
         counts = (batch.labels != -100).sum(dim=1).tolist()
         results += [

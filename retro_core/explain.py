@@ -82,7 +82,9 @@ def explain(
             "pad": pad,
             "prompt_tokens": n if prompt_tokens is None else prompt_tokens,
             "tokens": _tokens(list(ids), texts, pad, on, off, tokenizer, m),
-            "chunks": _chunks(list(ids), found, len(neighbours), datastore, tokenizer, on, off, m) if found else [],
+            "chunks": _chunks(list(ids), found, len(neighbours), datastore, tokenizer, on, off, m)
+            if found
+            else [],
         }
     )
 
@@ -100,7 +102,13 @@ def _complete(neighbours: Sequence[Neighbours], count: int) -> Neighbours:
 
 
 def _tokens(
-    ids: list[int], texts: list[str], pad: int, on: RetroOutput, off: RetroOutput, tokenizer: Tokenizer, m: int
+    ids: list[int],
+    texts: list[str],
+    pad: int,
+    on: RetroOutput,
+    off: RetroOutput,
+    tokenizer: Tokenizer,
+    m: int,
 ) -> list[dict[str, Any]]:
     lp_on, lp_off = on.log_probs[0].tolist(), off.log_probs[0].tolist()
     best_on, best_off = _alternatives(on.logits[0], tokenizer), _alternatives(off.logits[0], tokenizer)
@@ -141,7 +149,9 @@ def _chunks(
     on: RetroOutput, off: RetroOutput, m: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     assert isinstance(on.attention, CcaWeights) or on.attention is None
-    weights = None if on.attention is None else on.attention.weights[:, 0].float().cpu().numpy()  # (layer, l, h, m, k, r)
+    weights = (
+        None if on.attention is None else on.attention.weights[:, 0].float().cpu().numpy()
+    )  # (layer, l, h, m, k, r)
     gain = (on.log_probs - off.log_probs)[0].cpu().numpy()
     chunks = []
     for u in range(min(looked_up, len(found.ids))):

@@ -148,7 +148,12 @@ def _next_logits(
 
 
 def choose(
-    logits: Tensor, tokens: list[int], pad: int, tokenizer: Tokenizer, config: GenerationConfig, dice: torch.Generator
+    logits: Tensor,
+    tokens: list[int],
+    pad: int,
+    tokenizer: Tokenizer,
+    config: GenerationConfig,
+    dice: torch.Generator,
 ) -> int:
     """logits (v,) -> the next token: penalties, then temperature, top-k, top-p, then a draw."""
     logits = penalised(logits, tokens[pad:], tokenizer.end_id, config)

@@ -134,7 +134,9 @@ class FeedForward(nn.Module):
 class AttentionCore(nn.Module):
     """Scores, weights, values and the output projection, shared by the three kinds of attention."""
 
-    def __init__(self, bias: PositionBias, qkv_dim: int, out_dim: int, num_heads: int, dropout: float, scaled: bool):
+    def __init__(
+        self, bias: PositionBias, qkv_dim: int, out_dim: int, num_heads: int, dropout: float, scaled: bool
+    ):
         super().__init__()
         self.positional_bias = bias
         self.final_proj = nn.Linear(qkv_dim, out_dim, bias=False)
@@ -145,7 +147,9 @@ class AttentionCore(nn.Module):
     def heads(self, x: Tensor) -> Tensor:
         return rearrange(x, "... n (h d) -> ... h n d", h=self.num_heads)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, masks: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """q (..., h, i, d), k and v (..., h, j, d), bias (h, i, j), masks bool broadcastable to
         (..., h, i, j), True where a key may be read -> output (..., i, out), weights (..., h, i, j)."""
         if self.scaled:
@@ -234,8 +238,8 @@ class ChunkedCrossAttention(CrossAttention):
         """x (b, n, d) with l = n // m complete chunks, encoded (b, l, k, r, d_enc), mask (b, l, k, r)
         -> what CCA adds to x (b, n, d), exactly 0 where nothing is read; weights (b, l, h, m, k, r)."""
         core, m, n = self.multi_head_attention, self.chunk_size, x.shape[1]
-        l, k, r = mask.shape[1:]
-        attending = F.pad(self.ln(x)[:, m - 1 :], (0, 0, 0, l * m - (n - m + 1)))
+        num_chunks, k, r = mask.shape[1:]
+        attending = F.pad(self.ln(x)[:, m - 1 :], (0, 0, 0, num_chunks * m - (n - m + 1)))
         q = core.heads(rearrange(self.q_proj(attending), "b (l m) d -> b l m d", m=m))
         keys, values = self.keys_and_values(rearrange(encoded, "b l k r d -> b l (k r) d"))
         flat_mask = rearrange(mask, "b l k r -> b l (k r)")
@@ -273,11 +277,17 @@ class NeighbourEncoder(nn.Module):
         for i in range(c.enc_num_layers):
             buckets = c.enc_sa_pos_bias_num_buckets
             layer = nn.ModuleDict(
-                {"0": SelfAttention(c.enc_hidden_dim, core(buckets, lowest_of_range(buckets, True)), c.enc_qkv_dim, False)}
+                {
+                    "0": SelfAttention(
+                        c.enc_hidden_dim, core(buckets, lowest_of_range(buckets, True)), c.enc_qkv_dim, False
+                    )
+                }
             )
             if i in c.enc_ca_layers:
                 ca_core = core(c.enc_ca_pos_bias_num_buckets, ca_lowest)
-                layer["1"] = ChunkAttention(c.enc_hidden_dim, c.dec_hidden_dim, ca_core, c.enc_qkv_dim, scaled)
+                layer["1"] = ChunkAttention(
+                    c.enc_hidden_dim, c.dec_hidden_dim, ca_core, c.enc_qkv_dim, scaled
+                )
             layer["2"] = FeedForward(c.enc_hidden_dim, c.enc_ffn_dim, c.dropout_p)
             self.layers.append(layer)
 
@@ -318,23 +328,32 @@ class RetroBase(nn.Module):
             layer = nn.ModuleDict({"0": SelfAttention(c.dec_hidden_dim, sa_core, c.dec_qkv_dim, True)})
             if i in c.dec_cca_layers:
                 layer["1"] = ChunkedCrossAttention(
-                    c.dec_hidden_dim, c.enc_hidden_dim, core(buckets, cca_lowest, True), c.dec_qkv_dim, scaled,
+                    c.dec_hidden_dim,
+                    c.enc_hidden_dim,
+                    core(buckets, cca_lowest, True),
+                    c.dec_qkv_dim,
+                    scaled,
                     chunk_size=c.chunk_size,
-                )  # fmt: skip
+                )
             layer["2"] = FeedForward(c.dec_hidden_dim, c.dec_ffn_dim, c.dropout_p)
             self.decoder.append(layer)
         self.final_layer_norm = RMSNorm(c.dec_hidden_dim)
 
-    def encode(self, x: Tensor, input_mask: Tensor, ids: Tensor, mask: Tensor, first: int = 0) -> list[Tensor]:
+    def encode(
+        self, x: Tensor, input_mask: Tensor, ids: Tensor, mask: Tensor, first: int = 0
+    ) -> list[Tensor]:
         """Encoder states for the neighbours ids (b, l, k, r) of the chunks first ... first + l - 1 of
         x (b, n, d); see NeighbourEncoder."""
-        m, l = self.config.chunk_size, ids.shape[1]
+        m, wanted = self.config.chunk_size, ids.shape[1] * self.config.chunk_size
         x, input_mask = x[:, first * m :], input_mask[:, first * m :]
-        missing = l * m - x.shape[1]
-        chunk = F.pad(x, (0, 0, 0, missing)) if missing > 0 else x[:, : l * m]
-        chunk_mask = F.pad(input_mask, (0, missing)) if missing > 0 else input_mask[:, : l * m]
+        missing = wanted - x.shape[1]
+        chunk = F.pad(x, (0, 0, 0, missing)) if missing > 0 else x[:, :wanted]
+        chunk_mask = F.pad(input_mask, (0, missing)) if missing > 0 else input_mask[:, :wanted]
         return self.encoder(
-            ids, mask, rearrange(chunk, "b (l m) d -> b l m d", m=m), rearrange(chunk_mask, "b (l m) -> b l m", m=m)
+            ids,
+            mask,
+            rearrange(chunk, "b (l m) d -> b l m d", m=m),
+            rearrange(chunk_mask, "b (l m) -> b l m", m=m),
         )
 
 
@@ -378,9 +397,10 @@ class RetroOutput:
     hidden_states   decoder residual stream after the embeddings and each layer, each (b, n, d), before the
                     final norm
     final_hidden    (b, n, d) after the final norm
-    encoded         (b, l, k, r, d_enc): the encoded neighbours, always there when some were read; hand them in
-                    with a longer text that begins alike
-    neighbour_states  encoder states of the newly encoded chunks after the embeddings and each layer, each (b, l, k, r, d_enc)
+    encoded         (b, l, k, r, d_enc): the encoded neighbours, always there when some were read; hand them
+                    in with a longer text that begins alike
+    neighbour_states  encoder states of the newly encoded chunks after the embeddings and each layer, each
+                    (b, l, k, r, d_enc)
     """
 
     logits: Tensor
@@ -575,7 +595,9 @@ def start_copying(model: Retro) -> None:
     )
     for head in range(count):
         rows = slice(head * head_dim, (head + 1) * head_dim)
-        is_now, was_before = basis[2 * head * head_dim :][: 2 * head_dim].split(head_dim)  # (head_dim, d) each
+        is_now, was_before = basis[2 * head * head_dim :][: 2 * head_dim].split(
+            head_dim
+        )  # (head_dim, d) each
         bias.relative_attention_bias.weight[bucket, head] = 6.0  # e^6 outweighs a hundred other tokens
         first.qkv_proj.weight[2 * config.enc_qkv_dim :][rows] = is_now
         # Three times an embedding: the key shall be ruled by the token before.

@@ -1,8 +1,8 @@
 """The trace: one text, what was read while it was written, and what that changed. No torch, no model.
 
-A `.retro.json` file is the whole trace; the page draws `view()`, the same without the weights of single heads,
-which it asks for one map at a time. The fields are described in docs/formats.md. Files come from anywhere, so
-`Trace.from_json` rebuilds every value it knows, checks it, and drops the rest.
+A `.retro.json` file is the whole trace; the page draws `view()`, the same without the weights of single
+heads, which it asks for one map at a time. The fields are described in docs/formats.md. Files come from
+anywhere, so `Trace.from_json` rebuilds every value it knows, checks it, and drops the rest.
 """
 
 import base64
@@ -52,7 +52,9 @@ class Trace:
         chunks = [{k: v for k, v in c.items() if k != "attention_heads"} for c in self.data["chunks"]]
         return {**self.data, "chunks": chunks}
 
-    def attention_map(self, chunk: int | None, layer: int | None = None, head: int | None = None) -> dict[str, Any]:
+    def attention_map(
+        self, chunk: int | None, layer: int | None = None, head: int | None = None
+    ) -> dict[str, Any]:
         """{"rows", "cols", "scale", "data"} of one CCA layer and head, None for the mean over them.
 
         Raises TraceError if the trace has no such map.
@@ -61,7 +63,9 @@ class Trace:
         heads = chunks[chunk]["attention_heads"] if chunk is not None and 0 <= chunk < len(chunks) else None
         if heads is None:
             raise TraceError(f"This trace has no attention weights for chunk {chunk}. Choose another chunk.")
-        if not (layer is None or 0 <= layer < heads["layers"]) or not (head is None or 0 <= head < heads["heads"]):
+        if not (layer is None or 0 <= layer < heads["layers"]) or not (
+            head is None or 0 <= head < heads["heads"]
+        ):
             raise TraceError(
                 f"Expected a layer below {heads['layers']} and a head below {heads['heads']}, "
                 f"got layer {layer}, head {head}."
@@ -102,7 +106,9 @@ def pack_heads(weights: np.ndarray) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def neighbour_cards(neighbours: Neighbours, origins: Origins, tokenizer: Tokenizer, chunk_size: int) -> list[dict]:
+def neighbour_cards(
+    neighbours: Neighbours, origins: Origins, tokenizer: Tokenizer, chunk_size: int
+) -> list[dict]:
     """One chunk's neighbours (leading axes of size 1) as the trace describes them before anything is
     measured. Missing neighbours have no card; `rank` counts from 1."""
     ids, distances = np.ravel(neighbours.ids), np.ravel(neighbours.distances)
@@ -188,7 +194,9 @@ def _trace(value: dict[str, Any]) -> dict[str, Any]:
             "name": _text(model, "name"),
             "fingerprint": _text(model, "fingerprint", optional=True),
             "parameters": count(model, "parameters", 0, 10**13),
-            "cca_layers": [_whole(x, "model.cca_layers", 0, 10_000) for x in _list(model, "cca_layers", 1000)],
+            "cca_layers": [
+                _whole(x, "model.cca_layers", 0, 10_000) for x in _list(model, "cca_layers", 1000)
+            ],
             "heads": count(model, "heads", 1, 10_000),
             "chunk_size": chunk_size,
             "num_neighbours": count(model, "num_neighbours", 0, _MAX_NEIGHBOURS),
@@ -235,7 +243,9 @@ def _token(value: Any, where: str) -> dict[str, Any]:
         "lp_on": _number(value, "lp_on", where),
         "lp_off": _number(value, "lp_off", where),
         **alternatives,
-        "write": None if write is None else [_real(x, f"{where}.write") for x in _list(value, "write", 1000, where)],
+        "write": None
+        if write is None
+        else [_real(x, f"{where}.write") for x in _list(value, "write", 1000, where)],
     }
 
 
@@ -281,7 +291,9 @@ def _card(value: Any, where: str, length: int, num_read: int) -> dict[str, Any]:
         "f_len": _integer(value, "f_len", 0, length - split, where),
         "share": _number(value, "share", where),
         "copied": _number(value, "copied", where),
-        "copy_read": [_span(s, f"{where}.copy_read", num_read) for s in _list(value, "copy_read", 4096, where)],
+        "copy_read": [
+            _span(s, f"{where}.copy_read", num_read) for s in _list(value, "copy_read", 4096, where)
+        ],
         "copy_neighbour": [
             _span(s, f"{where}.copy_neighbour", length) for s in _list(value, "copy_neighbour", 4096, where)
         ],
@@ -374,7 +386,6 @@ def _real(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         _fail(where, "a number")
     return float(value)
-
 
 
 def _fail(where: str, expected: str) -> NoReturn:

@@ -30,7 +30,8 @@ from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.evaluation import window_losses
 from retro_core.model import PositionBias, Retro, RMSNorm
 
-CONFIG_FILE, MODEL_FILE, METRICS_FILE, CHECKPOINT_FILE = "config.json", "model.json", "metrics.jsonl", "checkpoint.pt"
+CONFIG_FILE, MODEL_FILE = "config.json", "model.json"
+METRICS_FILE, CHECKPOINT_FILE = "metrics.jsonl", "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
     held_out = _dataset(config.validation, config, tokenizer) if config.validation else None
     batches = TrainingBatches(dataset, config.batch_size, config.seed)
     module = Retro(model_config)
-    model, optimizer = fabric.setup(module, torch.optim.AdamW(parameter_groups(module, config), lr=config.learning_rate))
+    model, optimizer = fabric.setup(
+        module, torch.optim.AdamW(parameter_groups(module, config), lr=config.learning_rate)
+    )
     step, tokens = _load(folder / CHECKPOINT_FILE, module, optimizer)
 
     model.train()
@@ -98,7 +101,9 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
             group["lr"] = learning_rate(step, config)
         batch = batches.batch(step, copies=copy_share(step, config))
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout of a step does not depend on earlier ones
-        inputs, labels, read = (t.to(fabric.device) for t in (batch.input_ids, batch.labels, batch.neighbour_ids))
+        inputs, labels, read = (
+            t.to(fabric.device) for t in (batch.input_ids, batch.labels, batch.neighbour_ids)
+        )
         loss = model(inputs, read, labels).loss
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -106,7 +111,9 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
                 "start again from it with a lower learning rate."
             )
         fabric.backward(loss)
-        norm = fabric.clip_gradients(model, optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False)
+        norm = fabric.clip_gradients(
+            model, optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
+        )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
@@ -116,7 +123,8 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
             now = time.monotonic()
             rate, since, tokens_then = (tokens - tokens_then) / (now - since), now, tokens
             yield _logged(
-                folder, StepDone(step, loss.item(), learning_rate(step - 1, config), float(norm), tokens, rate)
+                folder,
+                StepDone(step, loss.item(), learning_rate(step - 1, config), float(norm), tokens, rate),
             )
         if held_out and (step % config.evaluate_every == 0 or step == config.steps):
             model.eval()
@@ -168,7 +176,9 @@ def resolve_model(name: str, tokenizer: Tokenizer) -> RetroConfig:
         values = {**PRESETS[name], "num_embeddings": tokenizer.vocab_size, "pad_token_idx": tokenizer.pad_id}
         return from_dict(RetroConfig, values)
     if not Path(name).is_file():
-        raise ConfigError(f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a file. Give one of them.")
+        raise ConfigError(
+            f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a file. Give one of them."
+        )
     config = RetroConfig.from_json(Path(name))
     if config.num_embeddings < tokenizer.vocab_size:
         raise ConfigError(
@@ -217,7 +227,10 @@ def _same_settings(folder: Path, config: TrainConfig) -> None:
 
 def _logged(folder: Path, event: StepDone | Evaluated) -> StepDone | Evaluated:
     with open(folder / METRICS_FILE, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"event": type(event).__name__, "time": time.time(), **dataclasses.asdict(event)}) + "\n")
+        file.write(
+            json.dumps({"event": type(event).__name__, "time": time.time(), **dataclasses.asdict(event)})
+            + "\n"
+        )
     return event
 
 
@@ -228,7 +241,9 @@ def _save(path: Path, model: Retro, optimizer: torch.optim.Optimizer, step: int,
 
     inner = getattr(optimizer, "optimizer", optimizer)  # Fabric wraps it
     buffer = io.BytesIO()
-    torch.save({"model": model.state_dict(), "optimizer": inner.state_dict(), "step": step, "tokens": tokens}, buffer)
+    torch.save(
+        {"model": model.state_dict(), "optimizer": inner.state_dict(), "step": step, "tokens": tokens}, buffer
+    )
     write_bytes(path, buffer.getvalue())
 
 
