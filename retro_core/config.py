@@ -237,6 +237,9 @@ class TrainConfig:
     max_len: int = setting(512, "tokens in a window, a multiple of the chunk size", 2, 65536)
     num_neighbours: int = setting(2, "neighbours read for each chunk (k)", 1, 64)
     learning_rate: float = setting(1e-3, "peak of the schedule", 0.0, 1.0)
+    reading_rate: float = setting(
+        0.2, "learning rate of what reads neighbours (encoder, CCA), as a share of the other weights'", 0.0, 10.0
+    )
     warmup: int = setting(100, "steps of linear warm-up", 0, 1_000_000)
     decay_share: float = setting(
         0.25, "last share of the steps, over which the learning rate falls", 0.0, 1.0

@@ -28,7 +28,7 @@ from indexing.tokenizer import Tokenizer
 from retro_core.config import PRESETS, RetroConfig, TrainConfig, from_dict, read_object
 from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.evaluation import window_losses
-from retro_core.model import PositionBias, Retro, RMSNorm
+from retro_core.model import ChunkedCrossAttention, NeighbourEncoder, PositionBias, Retro, RMSNorm
 
 CONFIG_FILE, MODEL_FILE = "config.json", "model.json"
 METRICS_FILE, CHECKPOINT_FILE = "metrics.jsonl", "checkpoint.pt"
@@ -98,7 +98,7 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
     since, tokens_then = time.monotonic(), tokens
     while step < config.steps:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+            group["lr"] = group["share"] * learning_rate(step, config)
         batch = batches.batch(step, copies=copy_share(step, config))
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout of a step does not depend on earlier ones
         inputs, labels, read = (
@@ -155,18 +155,33 @@ def copy_share(step: int, config: TrainConfig) -> float:
     return config.copy_share * max(0.0, 1 - step / config.copy_steps) if config.copy_steps else 0.0
 
 
-def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """Matrices decay; norms, position biases and embeddings do not."""
+def parameter_groups(model: Retro, config: TrainConfig) -> list[dict]:
+    """Matrices decay; norms, position biases and embeddings do not.
+
+    What reads neighbours learns more slowly: it starts as a working induction head (`start_copying`), which
+    the coarse first steps of the language model would otherwise wash out before it is of use.
+    """
     still = {
         id(p)
         for module in model.modules()
         if isinstance(module, (RMSNorm, PositionBias, nn.Embedding))
         for p in module.parameters()
     }
-    parameters = list(model.parameters())
+    reading = {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, (NeighbourEncoder, ChunkedCrossAttention))
+        for p in module.parameters()
+        if p is not model.base.dec_embs.weight
+    }
     return [
-        {"params": [p for p in parameters if id(p) not in still], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if id(p) in still], "weight_decay": 0.0},
+        {
+            "params": [p for p in model.parameters() if (id(p) in still) == rests and (id(p) in reading) == reads],
+            "weight_decay": 0.0 if rests else config.weight_decay,
+            "share": config.reading_rate if reads else 1.0,
+        }
+        for rests in (False, True)
+        for reads in (False, True)
     ]
 
 
