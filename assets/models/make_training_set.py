@@ -1,0 +1,149 @@
+"""Make the training set and the held-out probes of the bundled model.
+
+    python -m assets.models.make_training_set CORPORA OUT
+
+CORPORA holds JSON-lines files (optionally .zst) with `id`, `title`, `text` and, where some documents are held
+out, `split` ("train" or "test"); models/demo/README.md tells where they come from:
+
+    factbook-2025 factbook-2015 kjv asv web techdocs wiki wiki-valid
+
+OUT gets shards/NAME (each a datastore folder) and one folder for each data spec: train, and the probes
+factbook, bible, techdocs, wiki. Finished shards are kept, so that the command can be repeated. About 130,000
+chunks are embedded: half an hour on two cores. `--tokenizer` learns the tokenizer first, from the same files.
+"""
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from indexing import paths
+from indexing.build import build
+from indexing.corpus import Document
+from indexing.embedder import SentenceTransformerEmbedder
+from indexing.precompute import precompute_neighbours
+from indexing.tokenizer import Tokenizer, train_byte_level_bpe
+
+Row = dict[str, Any]
+TRAINING = [
+    "factbook-2025-train",
+    "factbook-2015-train",
+    "bible-kjv",
+    "bible-asv",
+    "techdocs-train",
+    "wiki-train",
+]
+# probe: (held-out shards, shards they are answered from)
+PROBES = {
+    "factbook": (
+        ["factbook-2025-test"],
+        ["factbook-2025-train", "factbook-2015-train", "factbook-2015-test"],
+    ),
+    "bible": (["bible-web-test"], ["bible-kjv", "bible-asv"]),
+    "techdocs": (["techdocs-test"], ["techdocs-train"]),
+    "wiki": (["wiki-valid"], ["wiki-train"]),
+}
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("corpora", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="FOLDER", help="learn the tokenizer into this folder"
+    )
+    arguments = parser.parse_args(argv)
+    corpora = {name: read(arguments.corpora, name) for name in
+               ("factbook-2025", "factbook-2015", "kjv", "asv", "web", "techdocs", "wiki", "wiki-valid")}  # fmt: skip
+    if arguments.tokenizer:
+        arguments.tokenizer.mkdir(parents=True, exist_ok=True)
+        train_byte_level_bpe(tokenizer_texts(corpora), 8192, "demo").save(arguments.tokenizer)
+    tokenizer = Tokenizer.load(arguments.tokenizer or paths.model_dir(paths.DEMO_MODEL))
+    embedder = SentenceTransformerEmbedder()
+    shards = arguments.out / "shards"
+    for name, rows in documents(corpora).items():
+        if (shards / name).exists():
+            continue
+        found = (Document(row["id"], row["title"], with_title(row), name) for row in rows)
+        for event in build(shards / name, found, tokenizer, embedder):
+            print(f"{name}: {event.stage} {event.done:,} of {event.total:,}", end="\r", file=sys.stderr)
+        print(file=sys.stderr)
+    everything = [*TRAINING, "factbook-2015-test"]
+    # The current Factbook twice in an epoch: it is what the demo is about.
+    specs = {"train": ([TRAINING[0], *TRAINING], everything), **PROBES}
+    for name, (asking, answering) in specs.items():
+        for event in precompute_neighbours(
+            [shards / s for s in asking], [shards / s for s in answering], 4, arguments.out / name
+        ):
+            print(f"{name}: {event}", end="\r", file=sys.stderr)
+        print(file=sys.stderr)
+    return 0
+
+
+def documents(corpora: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """shard -> documents. Long pages and articles are cut, so that no source drowns the others."""
+    dice = random.Random(1)
+    tech, tech_test = split(corpora["techdocs"], "train"), split(corpora["techdocs"], "test")
+    web, wiki, wiki_valid = list(corpora["web"]), list(corpora["wiki"]), list(corpora["wiki-valid"])
+    for rows in (tech, web, wiki, wiki_valid):
+        dice.shuffle(rows)
+    return {
+        "factbook-2025-train": split(corpora["factbook-2025"], "train"),
+        "factbook-2015-train": split(corpora["factbook-2015"], "train"),
+        "factbook-2025-test": split(corpora["factbook-2025"], "test"),
+        "factbook-2015-test": split(corpora["factbook-2015"], "test"),
+        "bible-kjv": corpora["kjv"],
+        "bible-asv": corpora["asv"],
+        "bible-web-test": web[:60],
+        "techdocs-train": up_to(cut(tech, 30_000), 6_000_000),
+        "techdocs-test": cut(tech_test[:40], 12_000),
+        "wiki-train": cut(wiki[:500], 3_500),
+        "wiki-valid": cut(wiki_valid[:60], 3_500),
+    }
+
+
+def tokenizer_texts(corpora: dict[str, list[Row]]) -> list[str]:
+    """No held-out country of the current Factbook among them."""
+    rows = split(corpora["factbook-2025"], "train") + corpora["factbook-2015"][::2]
+    rows += corpora["techdocs"][::4] + corpora["web"][::2] + cut(corpora["wiki"], 3_000)
+    return [with_title(row) for row in rows]
+
+
+def with_title(row: Row) -> str:
+    return row["title"] + "\n" + row["text"]
+
+
+def split(rows: list[Row], name: str) -> list[Row]:
+    return [row for row in rows if (row.get("split") == "test") == (name == "test")]
+
+
+def cut(rows: list[Row], characters: int) -> list[Row]:
+    return [{**row, "text": row["text"][:characters]} for row in rows]
+
+
+def up_to(rows: list[Row], characters: int) -> list[Row]:
+    """The first rows that hold this many characters."""
+    total, found = 0, []
+    for row in rows:
+        if total > characters:
+            break
+        found.append(row)
+        total += len(row["text"])
+    return found
+
+
+def read(folder: Path, name: str) -> list[Row]:
+    path = folder / f"{name}.jsonl"
+    if path.is_file():
+        data = path.read_bytes()
+    else:
+        import zstandard  # only for packed corpora; not needed by the product
+
+        data = zstandard.ZstdDecompressor().stream_reader((folder / f"{name}.jsonl.zst").read_bytes()).read()
+    return [json.loads(line) for line in data.split(b"\n") if line]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

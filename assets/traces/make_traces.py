@@ -1,0 +1,73 @@
+"""Record the example traces that the app shows before any model is loaded.
+
+    python -m assets.traces.make_traces
+
+Runs the bundled model on the bundled datastore and writes NAME.retro.json.gz beside this file. Run it again
+whenever the model, the datastore or the trace format changes.
+"""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+from indexing import paths
+from indexing.datastore import Datastore
+from indexing.files import write_bytes
+from retro_core.checkpoint import load_model
+from retro_core.config import GenerationConfig
+from retro_core.explain import explain
+from retro_core.generation import Prompted, Retrieved, Token, generate
+
+HERE = Path(__file__).resolve().parent
+
+# file name, title, prompt, settings that differ from the defaults
+EXAMPLES = [
+    (
+        "1-rwanda",
+        "Rwanda — Geography, continued from its first lines",
+        "Rwanda — Geography\nLocation: Central Africa, east of the Democratic Republic of the Congo, north of "
+        "Burundi\nGeographic coordinates:",
+        {"max_new_tokens": 240, "temperature": 0.3},
+    ),
+    (
+        "2-iceland",
+        "Iceland — Economy: facts to look up",
+        "Iceland — Economy\nEconomic overview: high-income, globally integrated European island economy;",
+        {"max_new_tokens": 200, "temperature": 0.3},
+    ),
+    (
+        "3-clockmaker",
+        "A story the datastore knows nothing about: expect little help",
+        "The old clockmaker closed the shutters, lit the lamp and laid the broken watch on the table.",
+        {"max_new_tokens": 128, "temperature": 0.7},
+    ),
+]
+
+
+def main() -> int:
+    loaded = load_model(paths.DEMO_MODEL)
+    datastore = Datastore.open(paths.DEMO_DATASTORE, tokenizer=loaded.tokenizer)
+    for name, title, prompt, settings in EXAMPLES:
+        config = GenerationConfig(**settings)
+        ids: list[int] = []
+        neighbours = []
+        prompted = 0
+        for event in generate(loaded.model, loaded.tokenizer, prompt, datastore, config):
+            match event:
+                case Prompted():
+                    ids, prompted = list(event.tokens), len(event.tokens)
+                case Retrieved():
+                    neighbours.append(event.neighbours)
+                case Token():
+                    ids.append(event.id)
+        trace = explain(loaded, ids, neighbours, datastore, config, prompt_tokens=prompted, title=title)
+        text = json.dumps(trace.to_json(), ensure_ascii=False, separators=(",", ":"))
+        # No time stamp in the archive: the same trace gives the same file.
+        write_bytes(HERE / f"{name}.retro.json.gz", gzip.compress(text.encode(), mtime=0))
+        print(f"{name}: {loaded.tokenizer.decode(ids)}\n", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
