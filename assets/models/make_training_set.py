@@ -27,6 +27,7 @@ from indexing.precompute import precompute_neighbours
 from indexing.tokenizer import Tokenizer, train_byte_level_bpe
 
 Row = dict[str, Any]
+CORPORA = ["factbook-2025", "factbook-2015", "kjv", "asv", "web", "techdocs", "wiki", "wiki-valid"]
 TRAINING = [
     "factbook-2025-train",
     "factbook-2015-train",
@@ -52,11 +53,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("corpora", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument(
-        "--tokenizer", type=Path, metavar="FOLDER", help="learn the tokenizer into this folder"
+        "--tokenizer", type=Path, metavar="FOLDER", help="learn the tokenizer first, into FOLDER"
     )
     arguments = parser.parse_args(argv)
-    corpora = {name: read(arguments.corpora, name) for name in
-               ("factbook-2025", "factbook-2015", "kjv", "asv", "web", "techdocs", "wiki", "wiki-valid")}  # fmt: skip
+    corpora = {name: read(arguments.corpora, name) for name in CORPORA}
     if arguments.tokenizer:
         arguments.tokenizer.mkdir(parents=True, exist_ok=True)
         train_byte_level_bpe(tokenizer_texts(corpora), 8192, "demo").save(arguments.tokenizer)

@@ -26,8 +26,8 @@ EXAMPLES = [
     (
         "1-rwanda",
         "Rwanda — Geography, continued from its first lines",
-        "Rwanda — Geography\nLocation: Central Africa, east of the Democratic Republic of the Congo, north of "
-        "Burundi\nGeographic coordinates:",
+        "Rwanda — Geography\nLocation: Central Africa, east of the Democratic Republic of the Congo, north "
+        "of Burundi\nGeographic coordinates:",
         {"max_new_tokens": 240, "temperature": 0.3},
     ),
     (
