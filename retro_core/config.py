@@ -238,7 +238,7 @@ class TrainConfig:
     num_neighbours: int = setting(2, "neighbours read for each chunk (k)", 1, 64)
     learning_rate: float = setting(1e-3, "peak of the schedule", 0.0, 1.0)
     reading_rate: float = setting(
-        0.2, "learning rate of what reads neighbours (encoder, CCA), as a share of the other weights'", 0.0, 10.0
+        0.2, "learning rate of encoder and CCA, as a share of the other weights'", 0.0, 10.0
     )
     warmup: int = setting(100, "steps of linear warm-up", 0, 1_000_000)
     decay_share: float = setting(
@@ -253,6 +253,9 @@ class TrainConfig:
         0.0, "share of chunks whose neighbour is at first a moved piece of the text itself", 0.0, 1.0
     )
     copy_steps: int = setting(0, "steps over which copy_share falls to 0", 0, 10_000_000)
+    stranger_share: float = setting(
+        0.1, "share of chunks that read random neighbours, to learn to ignore what does not help", 0.0, 1.0
+    )
     evaluate_every: int = setting(200, "steps between evaluations", 1, 10_000_000)
     evaluate_windows: int = setting(24, "held-out windows in each evaluation while training", 1, 100_000)
     save_every: int = setting(200, "steps between checkpoints", 1, 10_000_000)

@@ -102,7 +102,7 @@ class RetroDataset:
     def neighbour_ids(self, window: Window) -> np.ndarray:
         """(l, k) int64 global chunk ids."""
         rows = self.neighbours[window.shard][window.start : window.stop, : self.num_neighbours]
-        return np.asarray(rows, dtype=np.int64)
+        return np.array(rows, dtype=np.int64)
 
     def collate(
         self, windows: Sequence[Window], neighbour_tokens: Sequence[np.ndarray] | None = None
@@ -139,7 +139,6 @@ class TrainingBatches:
 
     Windows are shuffled anew in each epoch and grouped by length, so that little of a batch is padding; a
     batch holds about `batch_size` windows of full length.
-
     """
 
     def __init__(self, dataset: RetroDataset, batch_size: int, seed: int):
@@ -149,22 +148,20 @@ class TrainingBatches:
         self._load_epoch(0)
 
     def __len__(self) -> int:
-        """Batches in the current epoch; other epochs differ by a few."""
+        """Batches in an epoch."""
         return len(self._batches)
 
-    def batch(self, step: int, copies: float = 0.0) -> Batch:
-        """copies: share of chunks, in [0, 1], that get one neighbour replaced by the text itself, moved by a
-        random number of tokens: what copying can be learned from. See `TrainConfig.copy_share`."""
-        epoch, within = 0, step
-        self._load_epoch(0)
-        while within >= len(self._batches):
-            within -= len(self._batches)
-            epoch += 1
-            self._load_epoch(epoch)
+    def batch(self, step: int, copies: float = 0.0, strangers: float = 0.0) -> Batch:
+        """Shares of chunks, in [0, 1], whose neighbours are not the precomputed ones:
+
+        copies     one is replaced by the text itself, moved by a random number of tokens: what copying can be
+                   learned from
+        strangers  all are replaced by random chunks: what ignoring can be learned from
+        """
+        self._load_epoch(step // len(self))  # every epoch has as many batches
         rng = np.random.default_rng([self.seed, 1, step])
-        windows = [self.dataset.windows[i] for i in self._batches[within]]
-        tokens = [self._with_copies(w, copies, rng) for w in windows]
-        return self.dataset.collate(windows, tokens)
+        windows = [self.dataset.windows[i] for i in self._batches[step % len(self)]]
+        return self.dataset.collate(windows, [self._read(w, copies, strangers, rng) for w in windows])
 
     def _load_epoch(self, epoch: int) -> None:
         if epoch == self._epoch:
@@ -183,23 +180,23 @@ class TrainingBatches:
         order = rng.permutation(len(batches))
         self._batches, self._epoch = [batches[i] for i in order], epoch
 
-    def _with_copies(self, window: Window, share: float, rng: np.random.Generator) -> np.ndarray:
-        """(l, k, r) neighbours of `window`, some replaced by a moved piece of the document itself."""
+    def _read(self, window: Window, copies: float, strangers: float, rng: np.random.Generator) -> np.ndarray:
+        """What `window` reads: (l, k, r)."""
         data = self.dataset
-        found = data.retrieved_tokens(data.neighbour_ids(window))
-        if share <= 0:
-            return found
+        ids = data.neighbour_ids(window)
+        strange = rng.random(len(ids)) < strangers
+        ids[strange] = rng.integers(0, data.index_starts[-1], (strange.sum(), ids.shape[1]))
+        found = data.retrieved_tokens(ids)
         m, length = data.chunk_size, found.shape[-1]
         text = data.tokens(window)
-        for chunk in range(len(found)):
-            if rng.random() < share:
-                # From half a chunk before the asking chunk to a chunk after it: the text to be predicted is
-                # in there, but never at the same place, so that it has to be found by its content.
-                start = max(0, chunk * m + int(rng.integers(-m // 2, m)))
-                piece = text[start : start + length]
-                copy = np.full(length, data.pad_id, dtype=np.int64)
-                copy[: len(piece)] = piece
-                found[chunk, rng.integers(found.shape[1])] = copy
+        for chunk in np.flatnonzero(~strange & (rng.random(len(ids)) < copies)):
+            # From half a chunk before the asking chunk to a chunk after it: the text to be predicted is in
+            # there, but never at the same place, so that it has to be found by its content.
+            start = max(0, chunk * m + int(rng.integers(-m // 2, m)))
+            piece = text[start : start + length]
+            copy = np.full(length, data.pad_id, dtype=np.int64)
+            copy[: len(piece)] = piece
+            found[chunk, rng.integers(found.shape[1])] = copy
         return found
 
 

@@ -99,7 +99,7 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
     while step < config.steps:
         for group in optimizer.param_groups:
             group["lr"] = group["share"] * learning_rate(step, config)
-        batch = batches.batch(step, copies=copy_share(step, config))
+        batch = batches.batch(step, copy_share(step, config), config.stranger_share)
         torch.manual_seed(config.seed * 1_000_003 + step)  # dropout of a step does not depend on earlier ones
         inputs, labels, read = (
             t.to(fabric.device) for t in (batch.input_ids, batch.labels, batch.neighbour_ids)
@@ -176,7 +176,9 @@ def parameter_groups(model: Retro, config: TrainConfig) -> list[dict]:
     }
     return [
         {
-            "params": [p for p in model.parameters() if (id(p) in still) == rests and (id(p) in reading) == reads],
+            "params": [
+                p for p in model.parameters() if (id(p) in still) == rests and (id(p) in reading) == reads
+            ],
             "weight_decay": 0.0 if rests else config.weight_decay,
             "share": config.reading_rate if reads else 1.0,
         }
