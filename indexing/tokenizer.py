@@ -6,8 +6,7 @@ tokens for them, because the special ids exist in the vocabulary only, not as ad
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,19 +82,21 @@ class Tokenizer:
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """One string per id; joined they are the decoded text. A character whose bytes are spread over
         several tokens belongs to the last of them; padding and end marks have the empty string."""
-        if not self._is_byte_level:
-            return [self._inner.decode([int(i)]) if self._keeps(int(i)) else "" for i in ids]
-        texts: list[str] = []
-        pending = b""
-        for token in ids:
-            if self._keeps(int(token)):
-                piece = self._inner.id_to_token(int(token)) or ""
-                pending += bytes(_BYTE_OF[character] for character in piece)
-            text, pending = _complete_characters(pending)
-            texts.append(text)
-        if pending and texts:
-            texts[-1] += pending.decode("utf-8", errors="replace")
+        spell = self.speller()
+        texts = [spell(token) for token in ids]
+        if texts:
+            texts[-1] += self.decode(ids)[len("".join(texts)) :]  # a character that the end cuts off
         return texts
+
+    def speller(self) -> Callable[[int], str]:
+        """A function for the ids of one text, in order, that returns what each adds to the text. While a
+        character is not complete it returns nothing."""
+        stream = tokenizers.decoders.DecodeStream(skip_special_tokens=False)
+
+        def spell(token: int) -> str:
+            return (stream.step(self._inner, int(token)) or "") if self._keeps(int(token)) else ""
+
+        return spell
 
     def num_bytes(self, ids: Iterable[int]) -> int:
         """UTF-8 bytes of the decoded ids, the denominator of bits per byte."""
@@ -106,10 +107,6 @@ class Tokenizer:
 
     def _ordinary(self, ids: Iterable[int]) -> list[int]:
         return [int(i) for i in ids if self._keeps(int(i))]
-
-    @cached_property
-    def _is_byte_level(self) -> bool:
-        return isinstance(self._inner.decoder, tokenizers.decoders.ByteLevel)
 
 
 def train_byte_level_bpe(texts: Iterable[str], vocab_size: int, name: str) -> Tokenizer:
@@ -166,30 +163,3 @@ def _last_single(text: str, blank: str, start: int, end: int) -> int:
     while at > start and (text[at - 1].isspace() or text[at + 1].isspace()):
         at = text.rfind(blank, start + 1, at)
     return at
-
-
-def _complete_characters(data: bytes) -> tuple[str, bytes]:
-    """Split bytes into the text of their complete UTF-8 characters and the started rest (< 4 bytes)."""
-    for keep in range(min(3, len(data)) + 1):
-        head, tail = data[: len(data) - keep], data[len(data) - keep :]
-        try:
-            return head.decode("utf-8"), tail
-        except UnicodeDecodeError:
-            continue
-    return data.decode("utf-8", errors="replace"), b""
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Character -> byte of the byte-level alphabet: printable Latin-1 bytes stand for themselves, the
-    others for the characters from U+0100 on."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    table = {chr(byte): byte for byte in plain}
-    extra = 256
-    for byte in range(256):
-        if byte not in plain:
-            table[chr(extra)] = byte
-            extra += 1
-    return table
-
-
-_BYTE_OF = _byte_alphabet()

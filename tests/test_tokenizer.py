@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 
 from indexing import tokenizer as module
 from indexing.errors import CheckpointError
@@ -38,6 +39,23 @@ def test_a_character_over_several_tokens_is_shown_once_at_its_last(tokenizer):
     assert len(ids) == 4, "the tiny tokenizer was to have never met it"
     assert tokenizer.token_texts(ids) == ["", "", "", "😀"]
     assert tokenizer.token_texts(ids[:2]) == ["", "\ufffd"], "a cut character is visible as such"
+
+
+def test_texts_joined_are_the_decoded_text_whatever_the_ids(tokenizer):
+    chance = np.random.default_rng(0)  # a young model writes bytes that are no characters
+    for _ in range(300):
+        ids = chance.integers(0, tokenizer.vocab_size, chance.integers(0, 20))
+        assert "".join(tokenizer.token_texts(ids)) == tokenizer.decode(ids)
+
+
+def test_texts_of_word_pieces_keep_their_blanks():
+    words = {word: i for i, word in enumerate(["[PAD]", "[SEP]", "[UNK]", "ship", "##s", "sail", ","])}
+    pieces = tokenizers.Tokenizer(tokenizers.models.WordPiece(words, unk_token="[UNK]"))
+    pieces.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    pieces.decoder = tokenizers.decoders.WordPiece()
+    bert = Tokenizer(pieces, "bert")
+    ids = bert.encode("ships, ships sail")
+    assert bert.token_texts(ids) == ["ship", "s", ",", " ship", "s", " sail"]
 
 
 def test_a_long_text_in_blocks_has_the_same_ids(tokenizer, monkeypatch):
