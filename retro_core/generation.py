@@ -21,6 +21,8 @@ from indexing.tokenizer import Tokenizer
 from retro_core.config import GenerationConfig
 from retro_core.model import Retro, neighbour_tensor
 
+MAX_PROMPT_TOKENS = 4096  # attention looks at all pairs: some GB at this length
+
 
 @dataclass(frozen=True)
 class Prompted:
@@ -54,8 +56,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Token:
-    """One new token. logprob in nats under the model itself, before temperature and filters · chunk: the one
-    whose neighbours it was written with, -1 for none"""
+    """One new token. text is what it adds to the text, nothing while a character is not complete · logprob in
+    nats under the model itself, before temperature and filters · chunk: the one whose neighbours it was
+    written with, -1 for none"""
 
     position: int
     id: int
@@ -82,47 +85,47 @@ def generate(
     """Continue `prompt`. Close the generator to stop; what was written has been yielded.
 
     retriever  None, or config.retrieval False, is Retro[Off].
-    Raises InputError if the prompt has no tokens.
+    Raises InputError if the prompt has no tokens or more than MAX_PROMPT_TOKENS.
     """
     started = time.monotonic()
-    ids = encode_prompt(tokenizer, prompt, model.config.chunk_size)
+    m = model.config.chunk_size
+    ids = encode_prompt(tokenizer, prompt, m)
     pad = int((ids == tokenizer.pad_id).sum())
-    tokens = ids.tolist()
-    texts = tokenizer.token_texts(tokens)
-    yield Prompted(list(tokens), texts, pad)
+    tokens: list[int] = ids.tolist()
+    spell = tokenizer.speller()
+    yield Prompted(list(tokens), [spell(token) for token in tokens], pad)
 
     # Torch's generator on the processor: the same seed gives the same text on every device.
     dice = torch.Generator().manual_seed(config.seed)
     retriever = retriever if config.retrieval else None
-    found: Neighbours | None = None
+    found: Neighbours | None = None  # of the chunks looked up so far
     encoded: Tensor | None = None
-    m = model.config.chunk_size
+    looked_up = 0
     reason = "length"
     for _ in range(config.max_new_tokens):
         complete = num_chunks(len(tokens), m)
-        while retriever is not None and (0 if found is None else len(found.ids)) < complete:
-            chunk = 0 if found is None else len(found.ids)
-            yield Retrieving(chunk)
+        while retriever is not None and looked_up < complete:
+            yield Retrieving(looked_up)
             since = time.monotonic()
-            query = np.asarray(tokens[chunk * m : (chunk + 1) * m])[None]
+            query = np.asarray(tokens[looked_up * m : (looked_up + 1) * m])[None]
             new = retriever.retrieve(query, config.num_neighbours)
             found = new if found is None else found.followed_by(new)
-            yield Retrieved(chunk, new, time.monotonic() - since)
-            if chunk == complete - 1:
-                yield Reading(chunk)
+            yield Retrieved(looked_up, new, time.monotonic() - since)
+            looked_up += 1
+            if looked_up == complete:
+                yield Reading(looked_up - 1)
         logits, encoded = _next_logits(model, tokens, found, encoded)
         token = choose(logits, tokens, pad, tokenizer, config, dice)
         if token == tokenizer.end_id and not config.ignore_end:
             reason = "end of document"
             break
         tokens.append(token)
-        texts_now = tokenizer.token_texts(tokens[pad:])
         yield Token(
             position=len(tokens) - 1,
             id=token,
-            text=texts_now[-1],
+            text=spell(token),
             logprob=float(logits.log_softmax(dim=-1)[token]),
-            chunk=complete - 1 if retriever is not None else -1,
+            chunk=looked_up - 1,
         )
     yield Finished(list(tokens), reason, time.monotonic() - started)
 
@@ -132,6 +135,11 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, chunk_size: int) -> np.ndar
     ids = tokenizer.encode(prompt)
     if not len(ids):
         raise InputError("The prompt is empty. Type the beginning of a text to continue.")
+    if len(ids) > MAX_PROMPT_TOKENS:
+        raise InputError(
+            f"The prompt has {len(ids):,} tokens, up to {MAX_PROMPT_TOKENS:,} fit. Shorten it, or build a "
+            "datastore of the long text and ask about it."
+        )
     missing = max(0, chunk_size - len(ids))
     return np.concatenate([np.full(missing, tokenizer.pad_id, dtype=ids.dtype), ids])
 
@@ -160,7 +168,7 @@ def choose(
     logits[tokenizer.pad_id] = -torch.inf
     if config.temperature == 0:
         return int(logits.argmax())
-    logits = logits / config.temperature
+    logits = (logits - logits.max()) / config.temperature  # at most 0: no temperature is too small
     count = min(config.top_k or len(logits), len(logits))
     values, candidates = logits.topk(count)
     probabilities = values.softmax(dim=-1)
