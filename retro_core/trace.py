@@ -6,10 +6,9 @@ anywhere, so `Trace.from_json` rebuilds every value it knows, checks it, and dro
 """
 
 import base64
-import binascii
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, fields
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -17,10 +16,12 @@ import numpy as np
 from indexing.errors import TraceError
 from indexing.neighbours import NO_CHUNK, Neighbours
 from indexing.tokenizer import Tokenizer
+from retro_core.config import GenerationConfig
 
 FORMAT, VERSION = "retro-trace", 1
 MIN_COPY = 3  # shorter common runs are everyday phrases
 _MAX_TOKENS, _MAX_NEIGHBOURS, _MAX_TEXT = 16_384, 64, 100_000
+_MAX_INTEGER, _MAX_REAL = 2**53, 1e300  # what JavaScript counts exactly; what it can still add up
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Origins(Protocol):
 
 
 def pack_map(weights: np.ndarray) -> dict[str, Any]:
-    """(rows, cols) weights in [0, 1] -> bytes with one scale; about 3 digits are kept."""
+    """(rows, cols) weights in [0, 1] -> bytes with one scale; a weight is off by scale / 510 at most."""
     scale = float(weights.max()) if weights.size else 0.0
     data = np.rint(weights / scale * 255).astype(np.uint8) if scale > 0 else np.zeros(weights.shape, np.uint8)
     rows, cols = weights.shape
@@ -144,177 +145,193 @@ def neighbour_cards(
 def copy_spans(
     read: Sequence[int], neighbour: Sequence[int], pad_id: int
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Half-open spans of `read` that occur in `neighbour` as runs of at least MIN_COPY tokens, longest first
-    choice from the left, and the spans of the neighbour that they match."""
-    mine: list[list[int]] = []
-    theirs: list[list[int]] = []
-    position = 0
-    while position < len(read):
-        best, at = 0, -1
-        for start in range(len(neighbour)):
-            length = 0
-            while (
-                position + length < len(read)
-                and start + length < len(neighbour)
-                and read[position + length] == neighbour[start + length] != pad_id
-            ):
-                length += 1
-            if length > best:
-                best, at = length, start
-        if best >= MIN_COPY:
-            mine.append([position, position + best])
-            if [at, at + best] not in theirs:
-                theirs.append([at, at + best])
-            position += best
+    """Half-open spans of `read`, and of `neighbour`, whose tokens stand in a run of at least MIN_COPY tokens
+    that both have."""
+    mine, theirs = _grams(read, pad_id), _grams(neighbour, pad_id)
+    shared = mine.keys() & theirs.keys()
+    return _covered(mine, shared), _covered(theirs, shared)
+
+
+def _grams(tokens: Sequence[int], pad_id: int) -> dict[tuple[int, ...], list[int]]:
+    """Runs of MIN_COPY tokens without padding, and where they begin."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for start in range(len(tokens) - MIN_COPY + 1):
+        gram = tuple(tokens[start : start + MIN_COPY])
+        if pad_id not in gram:
+            places.setdefault(gram, []).append(start)
+    return places
+
+
+def _covered(places: dict[tuple[int, ...], list[int]], shared: Set[tuple[int, ...]]) -> list[list[int]]:
+    """Spans of what the shared runs cover; runs that overlap or touch make one span."""
+    spans: list[list[int]] = []
+    for start in sorted(start for gram in shared for start in places[gram]):
+        if spans and start <= spans[-1][1]:
+            spans[-1][1] = start + MIN_COPY
         else:
-            position += 1
-    return mine, theirs
+            spans.append([start, start + MIN_COPY])
+    return spans
 
 
 # ----------------------------------------------------------------------------------- checking one
+#
+# Each reader takes a parsed object, a key and where the object stands in the trace, for the message; it
+# returns the value in the type that we promise, or raises TraceError.
 
 
 def _trace(value: dict[str, Any]) -> dict[str, Any]:
-    model, count = value.get("model"), _integer
-    if not isinstance(model, dict):
-        _fail("model", "an object")
-    tokens = _list(value, "tokens", _MAX_TOKENS)
-    chunk_size = count(model, "chunk_size", 1, 4096)
-    length = count(model, "neighbour_len", 1, 65_536)
-    datastore = value.get("datastore")
-    if datastore is not None and not isinstance(datastore, dict):
-        _fail("datastore", "an object or null")
-    sampling = value.get("sampling")
+    model = _object(value, "model")
+    datastore = _optional(value, "datastore", "", _object)
+    tokens = _list(value, "tokens", "", _MAX_TOKENS)
+    length = _integer(model, "neighbour_len", "model", 1, 65_536)
+    layers = _list(model, "cca_layers", "model", 1000)
     return {
         "format": FORMAT,
         "version": VERSION,
-        "title": _text(value, "title", optional=True),
-        "created": _text(value, "created", optional=True),
+        "title": _optional(value, "title", "", _text) or "",
+        "created": _optional(value, "created", "", _text) or "",
         "model": {
-            "name": _text(model, "name"),
-            "fingerprint": _text(model, "fingerprint", optional=True),
-            "parameters": count(model, "parameters", 0, 10**13),
-            "cca_layers": [
-                _whole(x, "model.cca_layers", 0, 10_000) for x in _list(model, "cca_layers", 1000)
-            ],
-            "heads": count(model, "heads", 1, 10_000),
-            "chunk_size": chunk_size,
-            "num_neighbours": count(model, "num_neighbours", 0, _MAX_NEIGHBOURS),
+            "name": _text(model, "name", "model"),
+            "fingerprint": _optional(model, "fingerprint", "model", _text) or "",
+            "parameters": _integer(model, "parameters", "model", 0, 10**13),
+            "cca_layers": [_whole(x, "model.cca_layers", 0, 10_000) for x in layers],
+            "heads": _integer(model, "heads", "model", 1, 10_000),
+            "chunk_size": _integer(model, "chunk_size", "model", 1, 4096),
+            "num_neighbours": _integer(model, "num_neighbours", "model", 0, _MAX_NEIGHBOURS),
             "neighbour_len": length,
         },
-        "datastore": datastore
-        and {
-            "name": _text(datastore, "name"),
-            "fingerprint": _text(datastore, "fingerprint", optional=True),
-            "embedder": _text(datastore, "embedder", optional=True),
-            "metric": _text(datastore, "metric", optional=True),
-            "num_chunks": count(datastore, "num_chunks", 0, 10**12),
-            "num_documents": count(datastore, "num_documents", 0, 10**12),
+        "datastore": None
+        if datastore is None
+        else {
+            "name": _text(datastore, "name", "datastore"),
+            "fingerprint": _optional(datastore, "fingerprint", "datastore", _text) or "",
+            "embedder": _optional(datastore, "embedder", "datastore", _text) or "",
+            "metric": _optional(datastore, "metric", "datastore", _text) or "",
+            "num_chunks": _integer(datastore, "num_chunks", "datastore", 0, 10**12),
+            "num_documents": _integer(datastore, "num_documents", "datastore", 0, 10**12),
         },
-        "retrieval": value.get("retrieval") is True,
-        "sampling": {
-            str(k)[:100]: v
-            for k, v in (sampling if isinstance(sampling, dict) else {}).items()
-            if isinstance(v, (bool, int)) or (isinstance(v, float) and math.isfinite(v))
-        },
-        "pad": count(value, "pad", 0, len(tokens)),
-        "prompt_tokens": count(value, "prompt_tokens", 0, len(tokens)),
+        "retrieval": _flag(value, "retrieval", ""),
+        "sampling": _sampling(_optional(value, "sampling", "", _object) or {}),
+        "pad": _integer(value, "pad", "", 0, len(tokens)),
+        "prompt_tokens": _integer(value, "prompt_tokens", "", 0, len(tokens)),
         "tokens": [_token(t, f"tokens[{i}]") for i, t in enumerate(tokens)],
         "chunks": [
             _chunk(c, i, f"chunks[{i}]", len(tokens), length)
-            for i, c in enumerate(_list(value, "chunks", _MAX_TOKENS))
+            for i, c in enumerate(_list(value, "chunks", "", _MAX_TOKENS))
         ],
     }
 
 
+def _sampling(value: dict[str, Any]) -> dict[str, Any]:
+    """Those of the settings that we know, in our types; their bounds may be another version's."""
+    found: dict[str, Any] = {}
+    for spec in fields(GenerationConfig):
+        if value.get(spec.name) is None:
+            continue
+        if isinstance(spec.default, bool):
+            found[spec.name] = _flag(value, spec.name, "sampling")
+        elif isinstance(spec.default, int):
+            found[spec.name] = _integer(value, spec.name, "sampling", 0, _MAX_INTEGER)
+        else:
+            found[spec.name] = _number(value, spec.name, "sampling")
+    return found
+
+
 def _token(value: Any, where: str) -> dict[str, Any]:
-    value = _object(value, where)
-    alternatives = {}
-    for key in ("alts_on", "alts_off"):
-        alternatives[key] = [
-            [_string(pair[0], where), _real(pair[1], where)]
-            for pair in _list(value, key, 100, where)
-            if isinstance(pair, list) and len(pair) == 2
-        ]
-    write = value.get("write")
+    _check_object(value, where)
     return {
-        "id": _integer(value, "id", 0, 2**31, where),
+        "id": _integer(value, "id", where, 0, 2**31),
         "text": _text(value, "text", where),
-        "lp_on": _number(value, "lp_on", where),
-        "lp_off": _number(value, "lp_off", where),
-        **alternatives,
-        "write": None
-        if write is None
-        else [_real(x, f"{where}.write") for x in _list(value, "write", 1000, where)],
+        "lp_on": _optional(value, "lp_on", where, _number),
+        "lp_off": _optional(value, "lp_off", where, _number),
+        "alts_on": _alternatives(value, "alts_on", where),
+        "alts_off": _alternatives(value, "alts_off", where),
+        "write": _optional(value, "write", where, _numbers),
     }
 
 
+def _alternatives(value: dict[str, Any], key: str, where: str) -> list[list[Any]]:
+    found, where = _list(value, key, where, 100), f"{where}.{key}"
+    for pair in found:
+        if not isinstance(pair, list) or len(pair) != 2:
+            _fail(where, "pairs of a text and a number")
+    return [[_string(text, where), _real(number, where)] for text, number in found]
+
+
 def _chunk(value: Any, index: int, where: str, num_tokens: int, length: int) -> dict[str, Any]:
-    value = _object(value, where)
-    seconds = value.get("seconds")
-    neighbours = _list(value, "neighbours", _MAX_NEIGHBOURS, where)
+    _check_object(value, where)
+    if value.get("index") != index:
+        _fail(f"{where}.index", f"{index}, its place in the list")
     ask, read = (_span(value.get(key), f"{where}.{key}", num_tokens) for key in ("ask", "read"))
+    num_read = read[1] - read[0]
+    seconds = _optional(value, "seconds", where, _object)
+    neighbours = _list(value, "neighbours", where, _MAX_NEIGHBOURS)
+    maps = {"attention": _map, "attention_heads": _heads}
+    weights = {key: _optional(value, key, where, read_map) for key, read_map in maps.items()}
+    for key, found in weights.items():
+        if found and found["rows"] != num_read:
+            _fail(f"{where}.{key}.rows", f"{num_read}, as many as tokens are read")
+        if found and (found["cols"] % length or found["cols"] < length * len(neighbours)):
+            _fail(f"{where}.{key}.cols", f"{length} for each neighbour")
     return {
         "index": index,
         "ask": ask,
         "read": read,
         "query": _text(value, "query", where),
-        "gain": _number(value, "gain", where),
-        "seconds": None
-        if not isinstance(seconds, dict)
-        else {key: _number(seconds, key, where) for key in ("retrieve", "read")},
+        "gain": _optional(value, "gain", where, _number),
+        "seconds": seconds
+        and {key: _optional(seconds, key, f"{where}.seconds", _number) for key in ("retrieve", "read")},
         "neighbours": [
-            _card(n, f"{where}.neighbours[{i}]", length, read[1] - read[0]) for i, n in enumerate(neighbours)
+            _card(n, rank, f"{where}.neighbours[{rank - 1}]", length, num_read)
+            for rank, n in enumerate(neighbours, start=1)
         ],
-        "attention": _map(value.get("attention"), f"{where}.attention"),
-        "attention_heads": _heads(value.get("attention_heads"), f"{where}.attention_heads"),
+        **weights,
     }
 
 
-def _card(value: Any, where: str, length: int, num_read: int) -> dict[str, Any]:
-    value = _object(value, where)
-    tokens = _list(value, "tokens", length, where)
+def _card(value: Any, rank: int, where: str, length: int, num_read: int) -> dict[str, Any]:
+    _check_object(value, where)
+    if value.get("rank") != rank:  # columns of the maps are counted by place, titles by rank
+        _fail(f"{where}.rank", f"{rank}, its place in the list")
+    tokens = _list(value, "tokens", where, length)
     if len(tokens) != length:
         _fail(f"{where}.tokens", f"{length} texts")
-    split = _integer(value, "num_neighbour_tokens", 0, length, where)
+    split = _integer(value, "num_neighbour_tokens", where, 0, length)
     return {
-        "rank": _integer(value, "rank", 1, _MAX_NEIGHBOURS, where),
-        "chunk_id": _integer(value, "chunk_id", 0, 2**62, where),
+        "rank": rank,
+        "chunk_id": _integer(value, "chunk_id", where, 0, _MAX_INTEGER),
         "document_id": _text(value, "document_id", where),
         "title": _text(value, "title", where),
-        "offset": _integer(value, "offset", 0, 2**62, where),
-        "distance": _number(value, "distance", where),
-        "closeness": _number(value, "closeness", where),
+        "offset": _integer(value, "offset", where, 0, _MAX_INTEGER),
+        "distance": _optional(value, "distance", where, _number),
+        "closeness": _optional(value, "closeness", where, _number),
         "tokens": [_string(t, f"{where}.tokens") for t in tokens],
         "num_neighbour_tokens": split,
-        "n_len": _integer(value, "n_len", 0, split, where),
-        "f_len": _integer(value, "f_len", 0, length - split, where),
-        "share": _number(value, "share", where),
-        "copied": _number(value, "copied", where),
+        "n_len": _integer(value, "n_len", where, 0, split),
+        "f_len": _integer(value, "f_len", where, 0, length - split),
+        "share": _optional(value, "share", where, _number),
+        "copied": _optional(value, "copied", where, _number),
         "copy_read": [
-            _span(s, f"{where}.copy_read", num_read) for s in _list(value, "copy_read", 4096, where)
+            _span(s, f"{where}.copy_read", num_read) for s in _list(value, "copy_read", where, 4096)
         ],
         "copy_neighbour": [
-            _span(s, f"{where}.copy_neighbour", length) for s in _list(value, "copy_neighbour", 4096, where)
+            _span(s, f"{where}.copy_neighbour", length) for s in _list(value, "copy_neighbour", where, 4096)
         ],
     }
 
 
-def _map(value: Any, where: str) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    value = _object(value, where)
-    rows, cols = _integer(value, "rows", 0, 4096, where), _integer(value, "cols", 0, 1 << 20, where)
-    scale = _real(value.get("scale"), f"{where}.scale")
-    return {"rows": rows, "cols": cols, "scale": scale, "data": _bytes(value, where, rows * cols)}
+def _map(value: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    value, where = _object(value, key, where), f"{where}.{key}"
+    sizes = {name: _integer(value, name, where, 0, 1 << 20) for name in ("rows", "cols")}
+    scale = _weight(value.get("scale"), f"{where}.scale")
+    return {**sizes, "scale": scale, "data": _bytes(value, where, math.prod(sizes.values()))}
 
 
-def _heads(value: Any, where: str) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    value = _object(value, where)
-    sizes = {key: _integer(value, key, 0, 1 << 20, where) for key in ("layers", "heads", "rows", "cols")}
-    scales = [_real(x, f"{where}.scales") for x in _list(value, "scales", 100_000, where)]
+def _heads(value: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    value, where = _object(value, key, where), f"{where}.{key}"
+    sizes = {name: _integer(value, name, where, 1, 10_000) for name in ("layers", "heads")}
+    sizes |= {name: _integer(value, name, where, 0, 1 << 20) for name in ("rows", "cols")}
+    scales = [_weight(x, f"{where}.scales") for x in _list(value, "scales", where, 100_000)]
     if len(scales) != sizes["layers"] * sizes["heads"]:
         _fail(f"{where}.scales", "one number for each layer and head")
     return {**sizes, "scales": scales, "data": _bytes(value, where, math.prod(sizes.values()))}
@@ -324,11 +341,85 @@ def _bytes(value: dict[str, Any], where: str, count: int) -> str:
     data = value.get("data")
     try:
         found = len(base64.b64decode(data, validate=True)) if isinstance(data, str) else -1
-    except (binascii.Error, ValueError):
+    except ValueError:
         found = -1
     if found != count:
-        _fail(f"{where}.data", f"{count} bytes in base64")
+        _fail(f"{where}.data", f"{count:,} bytes in base64")
     return data  # type: ignore[return-value]
+
+
+def _optional(value: dict[str, Any], key: str, where: str, read: Callable[..., Any]) -> Any:
+    """What `read` makes of the field; None where it is null or absent."""
+    return None if value.get(key) is None else read(value, key, where)
+
+
+def _object(value: dict[str, Any], key: str, where: str = "") -> dict[str, Any]:
+    return _check_object(value.get(key), _at(where, key))
+
+
+def _check_object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        _fail(where, "an object")
+    return value
+
+
+def _list(value: dict[str, Any], key: str, where: str, limit: int) -> list[Any]:
+    found = value.get(key)
+    if not isinstance(found, list) or len(found) > limit:
+        _fail(_at(where, key), f"a list of at most {limit:,}")
+    return found
+
+
+def _flag(value: dict[str, Any], key: str, where: str) -> bool:
+    found = value.get(key)
+    if not isinstance(found, bool):
+        _fail(_at(where, key), "true or false")
+    return found
+
+
+def _text(value: dict[str, Any], key: str, where: str) -> str:
+    return _string(value.get(key), _at(where, key))
+
+
+def _string(value: Any, where: str) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        _fail(where, f"text of at most {_MAX_TEXT:,} characters")
+    # Half of a surrogate pair cannot be sent or saved.
+    return value.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _integer(value: dict[str, Any], key: str, where: str, low: int, high: int) -> int:
+    return _whole(value.get(key), _at(where, key), low, high)
+
+
+def _whole(value: Any, where: str, low: int, high: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        _fail(where, f"a whole number from {low:,} to {high:,}")
+    return value
+
+
+def _number(value: dict[str, Any], key: str, where: str) -> float:
+    return _real(value.get(key), _at(where, key))
+
+
+def _numbers(value: dict[str, Any], key: str, where: str) -> list[float]:
+    return [_real(x, _at(where, key)) for x in _list(value, key, where, 1000)]
+
+
+def _real(value: Any, where: str) -> float:
+    # The comparison is false for NaN too, and takes whole numbers that no float can hold.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not -_MAX_REAL <= value <= _MAX_REAL:
+        _fail(where, "a number")
+    return float(value)
+
+
+def _weight(value: Any, where: str) -> float:
+    """An attention weight; rounding may lift it a little above 1."""
+    found = _real(value, where)
+    if not 0 <= found <= 1.01:
+        _fail(where, "a number from 0 to 1")
+    return found
 
 
 def _span(value: Any, where: str, limit: int) -> list[int]:
@@ -340,52 +431,8 @@ def _span(value: Any, where: str, limit: int) -> list[int]:
     return [start, stop]
 
 
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        _fail(where, "an object")
-    return value
-
-
-def _list(value: dict[str, Any], key: str, limit: int, where: str = "") -> list[Any]:
-    found = value.get(key)
-    if not isinstance(found, list) or len(found) > limit:
-        _fail(f"{where}.{key}" if where else key, f"a list of at most {limit}")
-    return found
-
-
-def _text(value: dict[str, Any], key: str, where: str = "", optional: bool = False) -> str:
-    found = value.get(key)
-    if found is None and optional:
-        return ""
-    return _string(found, f"{where}.{key}" if where else key)
-
-
-def _string(value: Any, where: str) -> str:
-    if not isinstance(value, str) or len(value) > _MAX_TEXT:
-        _fail(where, "text")
-    # Half of a surrogate pair cannot be sent or saved.
-    return value.encode("utf-8", errors="replace").decode("utf-8")
-
-
-def _integer(value: dict[str, Any], key: str, low: int, high: int, where: str = "") -> int:
-    return _whole(value.get(key), f"{where}.{key}" if where else key, low, high)
-
-
-def _whole(value: Any, where: str, low: int, high: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        _fail(where, f"a whole number from {low} to {high}")
-    return value
-
-
-def _number(value: dict[str, Any], key: str, where: str) -> float | None:
-    found = value.get(key)
-    return None if found is None else _real(found, f"{where}.{key}")
-
-
-def _real(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        _fail(where, "a number")
-    return float(value)
+def _at(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
 
 
 def _fail(where: str, expected: str) -> NoReturn:
