@@ -11,25 +11,22 @@ PROMPT_HINT = (
 LOADING_MODEL = "Loading the model (once, about 10 s)…"
 LOADING_EMBEDDER = "Loading the embedder (once, about 10 s)…"
 
-# (label of the chip, prompt)
+# (label of the chip, prompt). In the manner of the texts that the bundled model was trained on, but about
+# countries it was not trained on: what it gets right it has read. The last is about nothing in the datastore.
 EXAMPLES = [
     (
-        "Landlocked country",
-        "Geography of Rwanda. The country is landlocked, in Central Africa, east of the Democratic Republic "
-        "of the Congo. Its terrain is mostly grassy uplands and hills; the relief is mountainous with "
-        "altitude declining from west to east. Natural resources:",
+        "Thailand: geography",
+        "Thailand — Geography\nLocation: Southeastern Asia, bordering the Andaman Sea and the Gulf of Thailand, "
+        "southeast of Burma\nGeographic coordinates:",
     ),
     (
-        "Island economy",
-        "Economy of Iceland. The economy combines a capitalist structure and free-market principles with an "
-        "extensive welfare system. It depends heavily on the fishing industry, which provides a large share "
-        "of export earnings. The main industries are",
+        "Ireland: economy",
+        "Ireland — Economy\nEconomic overview: high-income, export-oriented EU economy;",
     ),
     (
-        "Government",
-        "Government type of Norway: constitutional monarchy. Capital: Oslo. Administrative divisions: "
-        "counties. Legal system: mixed legal system of civil, common, and customary law. The chief of state "
-        "is",
+        "Ghana: government",
+        "Ghana — Government\nCountry name: conventional long form: Republic of Ghana; conventional short "
+        "form: Ghana; former:",
     ),
     (
         "Off-topic",

@@ -21,26 +21,27 @@ from retro_core.generation import Prompted, Retrieved, Token, generate
 
 HERE = Path(__file__).resolve().parent
 
-# file name, title, prompt, settings that differ from the defaults
+# file name, title, prompt, settings that differ from the defaults. The countries were held out of training.
 EXAMPLES = [
     (
-        "1-rwanda",
-        "Rwanda — Geography, continued from its first lines",
-        "Rwanda — Geography\nLocation: Central Africa, east of the Democratic Republic of the Congo, north "
-        "of Burundi\nGeographic coordinates:",
+        "1-thailand",
+        "Thailand, a country the model was not trained on",
+        "Thailand — Geography\nLocation: Southeastern Asia, bordering the Andaman Sea and the Gulf of Thailand, "
+        "southeast of Burma\nGeographic coordinates:",
         {"max_new_tokens": 240, "temperature": 0.3},
     ),
     (
-        "2-iceland",
-        "Iceland — Economy: facts to look up",
-        "Iceland — Economy\nEconomic overview: high-income, globally integrated European island economy;",
+        "2-ireland",
+        "Ireland's economy",
+        "Ireland — Economy\nEconomic overview: high-income, export-oriented EU economy;",
         {"max_new_tokens": 200, "temperature": 0.3},
     ),
     (
-        "3-clockmaker",
-        "A story the datastore knows nothing about: expect little help",
-        "The old clockmaker closed the shutters, lit the lamp and laid the broken watch on the table.",
-        {"max_new_tokens": 128, "temperature": 0.7},
+        "3-off-topic",
+        "A story the datastore knows nothing about",
+        "The old clockmaker closed the shutters, lit the lamp and laid the broken watch on the table. “It has "
+        "not run since the night of the storm,” the girl said,",
+        {"max_new_tokens": 128},
     ),
 ]
 
