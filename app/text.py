@@ -16,8 +16,8 @@ LOADING_EMBEDDER = "Loading the embedder (once, about 10 s)…"
 EXAMPLES = [
     (
         "Thailand: geography",
-        "Thailand — Geography\nLocation: Southeastern Asia, bordering the Andaman Sea and the Gulf of Thailand, "
-        "southeast of Burma\nGeographic coordinates:",
+        "Thailand — Geography\nLocation: Southeastern Asia, bordering the Andaman Sea and the Gulf of "
+        "Thailand, southeast of Burma\nGeographic coordinates:",
     ),
     (
         "Ireland: economy",

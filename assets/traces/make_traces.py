@@ -26,8 +26,8 @@ EXAMPLES = [
     (
         "1-thailand",
         "Thailand, a country the model was not trained on",
-        "Thailand — Geography\nLocation: Southeastern Asia, bordering the Andaman Sea and the Gulf of Thailand, "
-        "southeast of Burma\nGeographic coordinates:",
+        "Thailand — Geography\nLocation: Southeastern Asia, bordering the Andaman Sea and the Gulf of "
+        "Thailand, southeast of Burma\nGeographic coordinates:",
         {"max_new_tokens": 240, "temperature": 0.3},
     ),
     (
@@ -39,8 +39,8 @@ EXAMPLES = [
     (
         "3-off-topic",
         "A story the datastore knows nothing about",
-        "The old clockmaker closed the shutters, lit the lamp and laid the broken watch on the table. “It has "
-        "not run since the night of the storm,” the girl said,",
+        "The old clockmaker closed the shutters, lit the lamp and laid the broken watch on the table. “It "
+        "has not run since the night of the storm,” the girl said,",
         {"max_new_tokens": 128},
     ),
 ]
