@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,27 +50,39 @@ class RetroDataset:
         self, spec: Path, num_neighbours: int, max_len: int, num_continuations: int = 1, pad_id: int = 0
     ):
         self.pad_id, self.num_neighbours, self.num_continuations = pad_id, num_neighbours, num_continuations
-        parsed = _read_json(spec)
-        index_spec = spec.parent / parsed["neighbours"]["index_spec"]
-        self.shards = [_open_shard(spec.parent, shard, pad_id) for shard in parsed["shards"]]
-        self.neighbours = [_open(spec.parent / shard["neighbours"]) for shard in parsed["shards"]]
-        self.index_shards = [
-            _open_shard(index_spec.parent, shard, pad_id) for shard in _read_json(index_spec)
-        ]
+        shards, index_spec = _read_data_spec(spec)
+        self.shards = [_open_shard(spec.parent, shard, pad_id) for shard in shards]
+        self.neighbours = [_open(spec.parent / shard["neighbours"], 2) for shard in shards]
+        index_shards = _checked_shards(_read_json(index_spec), _SHARD, index_spec)
+        self.index_shards = [_open_shard(index_spec.parent, shard, pad_id) for shard in index_shards]
         self.index_starts = np.cumsum([0, *map(len, self.index_shards)])
         self.chunk_size = self.shards[0].chunk_size
-        if max_len % self.chunk_size or max_len < 2 * self.chunk_size:
-            raise InputError(
-                f"max_len must be a multiple of the chunk size {self.chunk_size} and hold two chunks, "
-                f"got {max_len}. Use {max(2, max_len // self.chunk_size) * self.chunk_size}."
-            )
-        for store, rows in zip(self.shards, self.neighbours, strict=True):
-            if len(rows) != len(store) or rows.shape[1] < num_neighbours:
-                raise InputError(
-                    f"Expected neighbours of shape ({len(store)}, at least {num_neighbours}), got "
-                    f"{rows.shape}. Compute the neighbours of this shard again."
-                )
+        self._check(spec, max_len)
         self.windows = list(self._windows(max_len // self.chunk_size))
+
+    def _check(self, spec: Path, max_len: int) -> None:
+        m, k = self.chunk_size, self.num_neighbours
+        sizes = sorted({store.chunk_size for store in (*self.shards, *self.index_shards)})
+        if len(sizes) > 1:
+            raise InputError(f"Expected shards of one chunk size in {spec}, got {sizes}. Build them alike.")
+        if max_len % m or max_len < 2 * m:
+            raise InputError(
+                f"max_len must be a multiple of the chunk size {m} and hold two chunks, got {max_len}. "
+                f"Use {max(2, max_len // m) * m}."
+            )
+        if k < 1:
+            raise InputError(f"Expected to read at least 1 neighbour, got {k}. Ask for 1 or more.")
+        for store, rows in zip(self.shards, self.neighbours, strict=True):
+            if len(rows) != len(store) or rows.shape[1] < k:
+                raise InputError(
+                    f"Expected neighbours of shape ({len(store)}, at least {k}), got {rows.shape}. "
+                    "Compute the neighbours of this shard again."
+                )
+            if len(rows) and not NO_CHUNK <= rows.min() <= rows.max() < self.index_starts[-1]:
+                raise InputError(
+                    f"The neighbours in {spec} are numbered {rows.min()} to {rows.max()}, but its index has "
+                    f"{self.index_starts[-1]} chunks. Compute the neighbours again."
+                )
 
     def _windows(self, max_chunks: int):
         documents_before = 0
@@ -81,6 +94,11 @@ class RetroDataset:
                         number, start, min(start + max_chunks, int(last)), documents_before + document
                     )
             documents_before += store.num_documents
+
+    def documents(self) -> np.ndarray:
+        """(N,) document of each chunk of all shards, numbered as in `Window`."""
+        first = np.cumsum([0, *(store.num_documents for store in self.shards)])
+        return np.concatenate([store.chunk2seq + f for store, f in zip(self.shards, first, strict=False)])
 
     def retrieved_tokens(self, ids: np.ndarray) -> np.ndarray:
         """Global chunk ids (..., k) -> tokens (..., k, r)."""
@@ -146,6 +164,11 @@ class TrainingBatches:
         self._epoch = -1
         self._batches: list[list[int]] = []
         self._load_epoch(0)
+        if not self._batches:
+            raise InputError(
+                f"No document of the training set has more than one chunk of {dataset.chunk_size} tokens, "
+                "and a first chunk reads nothing. Train on longer documents."
+            )
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -200,25 +223,52 @@ class TrainingBatches:
         return found
 
 
-def _open_shard(folder: Path, shard: dict, pad_id: int) -> ChunkStore:
-    tokens = _open(folder / shard["chunks"])
+_SHARD = ("chunks", "chunk2seq", "seq2chunk")
+
+
+def _open_shard(folder: Path, shard: dict[str, str], pad_id: int) -> ChunkStore:
+    tokens = _open(folder / shard["chunks"], 2)
     return ChunkStore(
         tokens=tokens,
-        chunk2seq=_open(folder / shard["chunk2seq"]),
-        seq2chunk=_open(folder / shard["seq2chunk"]),
+        chunk2seq=_open(folder / shard["chunk2seq"], 1),
+        seq2chunk=_open(folder / shard["seq2chunk"], 1),
         starts=np.broadcast_to(np.int64(-1), len(tokens)),  # training needs no characters
         pad_id=pad_id,
     )
 
 
-def _open(path: Path) -> np.ndarray:
+def _open(path: Path, axes: int) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read the array {path}: {error}. Check the paths in the spec.") from error
+    if array.ndim != axes:
+        raise InputError(f"Expected {path} to have {axes} axes, got {array.ndim}. Make the file again.")
+    return array
 
 
-def _read_json(path: Path):
+def _read_data_spec(spec: Path) -> tuple[list[dict[str, str]], Path]:
+    """The shards that ask, and the path of the index spec."""
+    parsed = _read_json(spec)
+    parsed = parsed if isinstance(parsed, dict) else {}
+    neighbours = parsed.get("neighbours")
+    index_spec = neighbours.get("index_spec") if isinstance(neighbours, dict) else None
+    if not isinstance(index_spec, str):
+        raise InputError(f"{spec} names no index_spec. Make it with `python -m indexing neighbours`.")
+    return _checked_shards(parsed.get("shards"), (*_SHARD, "neighbours"), spec), spec.parent / index_spec
+
+
+def _checked_shards(shards: Any, keys: Sequence[str], spec: Path) -> list[dict[str, str]]:
+    are_objects = isinstance(shards, list) and all(isinstance(shard, dict) for shard in shards)
+    if not (are_objects and shards and all(isinstance(s.get(key), str) for s in shards for key in keys)):
+        raise InputError(
+            f"Expected {spec} to list shards, each with {', '.join(keys)}. "
+            "Make it with `python -m indexing neighbours`."
+        )
+    return shards
+
+
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
