@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from indexing.errors import InputError
 from retro_core.dataset import Batch, RetroDataset
 from retro_core.model import Retro
 
@@ -43,7 +44,9 @@ def window_losses(
     """Losses of the held-out windows (or `limit` of them, drawn with `seed`), all tokens that have a label.
 
     Tokens of a document's first chunk read nothing and count too: they are part of the text. Random
-    neighbours are those of another window, so they are real text about something else.
+    neighbours are those of a chunk of another document, so they are real text about something else.
+
+    Raises InputError if there is no token to predict.
     """
     rng = np.random.default_rng(seed)
     windows = data.windows
@@ -51,21 +54,24 @@ def window_losses(
         windows = [windows[i] for i in sorted(rng.choice(len(windows), limit, replace=False))]
     # Windows of equal length together: hardly any padding.
     order = sorted(range(len(windows)), key=lambda i: windows[i].stop - windows[i].start)
-    everything = np.concatenate([np.asarray(rows[:, : data.num_neighbours]) for rows in data.neighbours])
+    neighbours = np.concatenate([np.asarray(rows[:, : data.num_neighbours]) for rows in data.neighbours])
+    documents = data.documents()
     results: list[WindowLoss] = []
     for start in range(0, len(order), batch_size):
         chosen = [windows[i] for i in order[start : start + batch_size]]
         batch = data.collate(chosen)
-        shuffled = [
-            data.retrieved_tokens(everything[rng.integers(0, len(everything), w.stop - w.start)])
-            for w in chosen
-        ]
+        strange = []
+        for window in chosen:
+            rows = np.flatnonzero(documents != window.document)
+            # A single document has nothing but itself.
+            rows = rng.choice(rows if len(rows) else len(documents), window.stop - window.start)
+            strange.append(data.retrieved_tokens(neighbours[rows]))
         on, off, random = (
             _summed(model, variant)
             for variant in (
                 batch,
                 Batch(batch.input_ids, batch.labels, None, batch.documents),
-                data.collate(chosen, shuffled),
+                data.collate(chosen, strange),
             )
         )
         counts = (batch.labels != -100).sum(dim=1).tolist()
@@ -74,6 +80,8 @@ def window_losses(
             for d, c, *values in zip(batch.documents.tolist(), counts, on, off, random, strict=True)
             if c
         ]
+    if not results:
+        raise InputError("The held-out documents have no token to predict. Give documents of some words.")
     return results
 
 
