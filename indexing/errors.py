@@ -7,7 +7,8 @@ RetroError                 shown to people as it is: what was expected, what cam
 ├── DatastoreError         a datastore is missing, broken or cannot be built
 │   └── MismatchError      tokenizer or embedder differ from the ones it was built with
 ├── TraceError             a trace file is not one we can open
-└── CheckpointError        weights, config and tokenizer do not belong together
+├── CheckpointError        weights, config and tokenizer do not belong together
+└── TrainingError          a training run cannot go on
 
 The command lines print the sentence and exit with 2; the web app shows it as a message. Anything
 that is not a RetroError is a defect of ours and is never dressed up as one.
@@ -43,4 +44,8 @@ class TraceError(RetroError):
 
 
 class CheckpointError(RetroError):
+    pass
+
+
+class TrainingError(RetroError):
     pass

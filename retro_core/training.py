@@ -11,10 +11,13 @@ A run is a folder, $RETRO_HOME/runs/NAME/:
 """
 
 import dataclasses
+import io
 import json
 import math
+import pickle
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +25,8 @@ import torch
 from torch import nn
 
 from indexing import paths
-from indexing.errors import CheckpointError, ConfigError, InputError
-from indexing.files import write_json
+from indexing.errors import CheckpointError, ConfigError, InputError, TrainingError
+from indexing.files import write_bytes, write_json
 from indexing.tokenizer import Tokenizer
 from retro_core.config import PRESETS, RetroConfig, TrainConfig, from_dict, read_object
 from retro_core.dataset import RetroDataset, TrainingBatches
@@ -69,30 +72,31 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
     """Train, or resume the run of that name, until `config.steps`.
 
     Raises ConfigError, InputError or CheckpointError before the first step if something does not fit, and
-    FloatingPointError as soon as the loss is no number.
+    TrainingError as soon as loss or gradient are no number.
     """
+    folder = paths.runs_dir() / paths.check_name(config.run)
+    model_config = resolve_model(config.model, Tokenizer.load(model_folder(config.tokenizer)))
+    _same_settings(folder, config, model_config)
+    if not config.data_spec:
+        raise InputError("Expected a training set, got none. Give data_spec, a data.spec.json.")
+    dataset = _dataset(config.data_spec, config, model_config)
+    held_out = _dataset(config.validation, config, model_config) if config.validation else None
+    batches = TrainingBatches(dataset, config.batch_size, config.seed)
+    write_json(folder / CONFIG_FILE, config.to_dict())
+    write_json(folder / MODEL_FILE, model_config.to_dict())
+
     from lightning.fabric import Fabric  # 5 to 8 s of import, needed by training only
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    folder = paths.runs_dir() / paths.check_name(config.run)
-    folder.mkdir(parents=True, exist_ok=True)
-    _same_settings(folder, config)
-    tokenizer = Tokenizer.load(model_folder(config.tokenizer))
-    model_config = resolve_model(config.model, tokenizer)
-    write_json(folder / CONFIG_FILE, config.to_dict())
-    write_json(folder / MODEL_FILE, model_config.to_dict())
-
     fabric = Fabric(accelerator="auto", devices=1)
     fabric.seed_everything(config.seed, verbose=False)
-    dataset = _dataset(config.data_spec, config, tokenizer)
-    held_out = _dataset(config.validation, config, tokenizer) if config.validation else None
-    batches = TrainingBatches(dataset, config.batch_size, config.seed)
     module = Retro(model_config)
     model, optimizer = fabric.setup(
         module, torch.optim.AdamW(parameter_groups(module, config), lr=config.learning_rate)
     )
     step, tokens = _load(folder / CHECKPOINT_FILE, module, optimizer)
+    _forget_lines_after(step, folder / METRICS_FILE)
 
     model.train()
     since, tokens_then = time.monotonic(), tokens
@@ -105,15 +109,16 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
             t.to(fabric.device) for t in (batch.input_ids, batch.labels, batch.neighbour_ids)
         )
         loss = model(inputs, read, labels).loss
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss of step {step} is {loss.item()}. The newest checkpoint is untouched; "
-                "start again from it with a lower learning rate."
-            )
         fabric.backward(loss)
         norm = fabric.clip_gradients(
             model, optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
         )
+        if not torch.isfinite(loss) or not torch.isfinite(norm):
+            raise TrainingError(
+                f"Step {step + 1} of run {config.run!r} has a loss of {loss.item():g} and a gradient of norm "
+                f"{norm.item():g}, expected finite numbers. What it saved before is untouched. Start another "
+                "run with a lower learning_rate."
+            )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
@@ -197,6 +202,11 @@ def resolve_model(name: str, tokenizer: Tokenizer) -> RetroConfig:
             f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a file. Give one of them."
         )
     config = RetroConfig.from_json(Path(name))
+    if config.pad_token_idx != tokenizer.pad_id:
+        raise ConfigError(
+            f"The tokenizer pads with token {tokenizer.pad_id}, but pad_token_idx in {name} is "
+            f"{config.pad_token_idx}. Make them equal."
+        )
     if config.num_embeddings < tokenizer.vocab_size:
         raise ConfigError(
             f"The tokenizer has {tokenizer.vocab_size} tokens, but num_embeddings in {name} is "
@@ -220,26 +230,30 @@ def load_run(name: str) -> tuple[Retro, TrainConfig, int, int]:
     return model.eval(), from_dict(TrainConfig, read_object(folder / CONFIG_FILE)), step, tokens
 
 
-def _dataset(spec: str, config: TrainConfig, tokenizer: Tokenizer) -> RetroDataset:
-    if not spec:
-        raise InputError("Expected a training set, got none. Give data_spec, a data.spec.json.")
-    return RetroDataset(Path(spec), config.num_neighbours, config.max_len, pad_id=tokenizer.pad_id)
+def _dataset(spec: str, config: TrainConfig, model: RetroConfig) -> RetroDataset:
+    data = RetroDataset(Path(spec), config.num_neighbours, config.max_len, pad_id=model.pad_token_idx)
+    if data.chunk_size != model.chunk_size:
+        raise ConfigError(
+            f"The model's chunk_size is {model.chunk_size}, but the chunks of {spec} have {data.chunk_size} "
+            "tokens. Make them equal."
+        )
+    return data
 
 
-def _same_settings(folder: Path, config: TrainConfig) -> None:
+def _same_settings(folder: Path, config: TrainConfig, model: RetroConfig) -> None:
     """Refuse to resume a run under other settings: the result would be neither run."""
-    path = folder / CONFIG_FILE
-    if not path.is_file() or not (folder / CHECKPOINT_FILE).is_file():
+    if not (folder / CHECKPOINT_FILE).is_file():
         return
     # Where it runs and how often it reports do not change what is learned.
     free = {"steps", "threads", "log_every", "save_every", "evaluate_every", "evaluate_windows", "validation"}
-    before, now = read_object(path), config.to_dict()
-    changed = [key for key in now if key not in free and before.get(key) != now[key]]
-    if changed:
-        raise ConfigError(
-            f"Run {config.run!r} was started with {changed[0]} = {before.get(changed[0])!r}, now it is "
-            f"{now[changed[0]]!r}. Use the same settings to resume, or another run name."
-        )
+    for file, now in ((CONFIG_FILE, config.to_dict()), (MODEL_FILE, model.to_dict())):
+        before = read_object(folder / file)
+        changed = [key for key in now if key not in free and before.get(key) != now[key]]
+        if changed:
+            raise ConfigError(
+                f"Run {config.run!r} was started with {changed[0]} = {before.get(changed[0])!r}, now it is "
+                f"{now[changed[0]]!r}. Use the same settings to resume, or another run name."
+            )
 
 
 def _logged(folder: Path, event: StepDone | Evaluated) -> StepDone | Evaluated:
@@ -251,11 +265,19 @@ def _logged(folder: Path, event: StepDone | Evaluated) -> StepDone | Evaluated:
     return event
 
 
+def _forget_lines_after(step: int, path: Path) -> None:
+    """Drop what a resumed run will log again, and a line that was cut off."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    write_bytes(path, "".join(kept).encode())
+
+
 def _save(path: Path, model: Retro, optimizer: torch.optim.Optimizer, step: int, tokens: int) -> None:
-    import io
-
-    from indexing.files import write_bytes
-
     inner = getattr(optimizer, "optimizer", optimizer)  # Fabric wraps it
     buffer = io.BytesIO()
     torch.save(
@@ -267,8 +289,15 @@ def _save(path: Path, model: Retro, optimizer: torch.optim.Optimizer, step: int,
 def _load(path: Path, model: Retro, optimizer: torch.optim.Optimizer | None) -> tuple[int, int]:
     if not path.is_file():
         return 0, 0
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    model.load_state_dict(state["model"])
-    if optimizer is not None:
-        getattr(optimizer, "optimizer", optimizer).load_state_dict(state["optimizer"])
-    return state["step"], state["tokens"]
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        model.load_state_dict(state["model"])
+        if optimizer is not None:
+            getattr(optimizer, "optimizer", optimizer).load_state_dict(state["optimizer"])
+        return state["step"], state["tokens"]
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path} is damaged or does not belong to {MODEL_FILE} beside it ({reason}). "
+            "Copy the folder again, or start another run."
+        ) from error

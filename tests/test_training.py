@@ -1,0 +1,313 @@
+"""A training run stops anywhere and goes on as if nothing had happened; it learns to use what it reads."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from indexing import paths
+from indexing.chunks import ChunkStore
+from indexing.errors import CheckpointError, ConfigError, InputError, TrainingError
+from indexing.tokenizer import Tokenizer
+from retro_core import training
+from retro_core.config import RetroConfig, TrainConfig
+from retro_core.dataset import RetroDataset, TrainingBatches
+from retro_core.evaluation import probe, window_losses
+from retro_core.model import PositionBias, Retro, RMSNorm
+from retro_core.training import (
+    Evaluated,
+    Saved,
+    StepDone,
+    copy_share,
+    learning_rate,
+    load_run,
+    parameter_groups,
+)
+
+M = 8
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory, tokenizer) -> dict[str, str]:
+    """A training set and held-out documents of random tokens, which nobody can guess, and a tiny model.
+
+    Each document is there twice; of a chunk's two neighbours one is itself in the other copy, and so goes on
+    with what comes next, and one is any chunk.
+    """
+    folder = tmp_path_factory.mktemp("material")
+    chance = np.random.default_rng(0)
+    for name, count in (("data", 600), ("held-out", 9)):
+        lengths = chance.integers(2 * M, 5 * M, count)
+        documents = [(chance.integers(2, tokenizer.vocab_size, n), np.arange(n)) for n in lengths]
+        store = ChunkStore.from_tokens(documents, tokenizer, M)
+        (folder / name).mkdir()
+        store.save(folder / name)
+        own = np.arange(len(store))
+        np.save(folder / name / "neighbours.npy", np.stack([own, chance.permutation(own)], axis=1))
+        shard = {"chunks": "chunks.npy", "chunk2seq": "chunk2seq.npy", "seq2chunk": "seq2chunk.npy"}
+        asking = {
+            "shards": [{**shard, "neighbours": "neighbours.npy"}],
+            "neighbours": {"index_spec": "i.json"},
+        }
+        (folder / name / "i.json").write_text(json.dumps([shard]))
+        (folder / name / "data.spec.json").write_text(json.dumps(asking))
+    tokenizer.save(folder)
+    sizes = {
+        "mode": "paper", "num_embeddings": tokenizer.vocab_size, "chunk_size": M, "dropout_p": 0.1,
+        "tie_embeddings": True, "enc_share_decoder_embs": True, "enc_num_layers": 1, "enc_ca_layers": [0],
+        "dec_num_layers": 2, "dec_cca_layers": [1], "dec_sa_pos_bias_num_buckets": 64,
+    }  # fmt: skip
+    for part in ("enc", "dec"):
+        sizes |= {
+            f"{part}_hidden_dim": 48,
+            f"{part}_ffn_dim": 32,
+            f"{part}_num_heads": 2,
+            f"{part}_qkv_dim": 48,
+        }
+    (folder / "model.json").write_text(json.dumps(sizes))
+    return {
+        "data_spec": str(folder / "data" / "data.spec.json"),
+        "validation": str(folder / "held-out" / "data.spec.json"),
+        "tokenizer": str(folder),
+        "model": str(folder / "model.json"),
+    }
+
+
+def config(material: dict[str, str], **changes) -> TrainConfig:
+    settings = {
+        **material, "run": "try", "steps": 7, "batch_size": 2, "max_len": 4 * M, "warmup": 2, "log_every": 1,
+        "evaluate_every": 3, "evaluate_windows": 4, "save_every": 2, "copy_share": 0.5, "copy_steps": 5,
+        "threads": 1,
+    }  # fmt: skip
+    return TrainConfig(**{**settings, **changes})
+
+
+def checkpoint(run: str) -> dict:
+    return torch.load(paths.runs_dir() / run / training.CHECKPOINT_FILE, weights_only=True)
+
+
+def same(one, other) -> bool:
+    """Equal to the last bit, tensors and all."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def lines(run: str) -> list[dict]:
+    """The log without what differs between runs: times."""
+    text = (paths.runs_dir() / run / training.METRICS_FILE).read_text()
+    found = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("time", "tokens_per_second")} for line in found]
+
+
+def test_events_and_log_say_what_happened(material):
+    events = list(training.train(config(material)))
+    kinds = [(type(event).__name__, event.step) for event in events]
+    assert kinds == [
+        ("StepDone", 1), ("StepDone", 2), ("Saved", 2), ("StepDone", 3), ("Evaluated", 3), ("StepDone", 4),
+        ("Saved", 4), ("StepDone", 5), ("StepDone", 6), ("Evaluated", 6), ("Saved", 6), ("StepDone", 7),
+        ("Evaluated", 7), ("Saved", 7),
+    ]  # fmt: skip
+    logged = [event for event in events if not isinstance(event, Saved)]
+    assert [line["event"] for line in lines("try")] == [type(event).__name__ for event in logged]
+    for line, event in zip(lines("try"), logged, strict=True):
+        assert line.items() <= {**dataclasses.asdict(event), "event": type(event).__name__}.items()
+
+    first = events[0]
+    batch = TrainingBatches(RetroDataset(Path(material["data_spec"]), 2, 4 * M), 2, 0).batch(0, 0.5)
+    assert first.tokens == (batch.labels != -100).sum() and first.loss == pytest.approx(np.log(400), abs=0.3)
+    assert first.learning_rate == pytest.approx(0.5e-3) and first.gradient_norm > 0
+    assert [event.path for event in events if isinstance(event, Saved)][0].is_file()
+
+    model, settings, step, tokens = load_run("try")
+    assert (settings, step, tokens) == (config(material), 7, events[-3].tokens)
+    assert not model.training and list(training.train(config(material))) == [], "nothing is left to do"
+    assert len(lines("try")) == len(logged)
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 9])
+def test_a_run_that_was_stopped_ends_with_the_same_bits(material, stop_at):
+    list(training.train(config(material, run="whole")))
+    running = training.train(config(material, run="parts"))
+    for _ in range(stop_at):
+        next(running)
+    running.close()
+    torch.manual_seed(99)  # what others draw in between changes nothing
+    list(training.train(config(material, run="parts")))
+    assert same(checkpoint("whole"), checkpoint("parts"))
+    assert lines("whole") == lines("parts"), "no step is logged twice"
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_ends_with_the_same_bits(material, retro_home):
+    list(training.train(config(material, run="whole", steps=60)))
+    arguments = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in config(material, run="killed", steps=60).to_dict().items()
+        if not isinstance(value, bool)
+    ]
+    command = [sys.executable, "-m", "retro_core", "train", *arguments]
+    environment = {**os.environ, "RETRO_HOME": str(retro_home)}
+    kills = 0
+    for chance in np.random.default_rng(int(time.time())).random(3):
+        process = subprocess.Popen(
+            command, cwd=Path(__file__).parent.parent, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(int(chance * 40)):
+            if not process.stderr.readline():
+                break
+        time.sleep(chance * 0.05)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills, "the run was over before it could be killed"
+    list(training.train(config(material, run="killed", steps=60)))
+    assert same(checkpoint("whole"), checkpoint("killed"))
+    assert lines("whole") == lines("killed")
+
+
+def test_a_log_line_that_was_cut_off_is_written_anew(material):
+    running = training.train(config(material, run="cut"))
+    while not isinstance(next(running), Saved):
+        pass
+    running.close()
+    path = paths.runs_dir() / "cut" / training.METRICS_FILE
+    path.write_text(path.read_text() + '{"event": "StepDone", "ti')
+    list(training.train(config(material, run="cut")))
+    assert [line["step"] for line in lines("cut") if line["event"] == "StepDone"] == list(range(1, 8))
+
+
+def test_other_settings_are_refused_and_lose_nothing(material, tmp_path):
+    list(training.train(config(material)))
+    before = checkpoint("try")
+    for changes, sentence in [
+        ({"learning_rate": 0.1}, "was started with learning_rate = 0.001, now it is 0.1"),
+        ({"seed": 1}, "was started with seed = 0, now it is 1"),
+        ({"num_neighbours": 1}, "was started with num_neighbours = 2, now it is 1"),
+    ]:
+        with pytest.raises(ConfigError, match=f"Run 'try' {sentence}"):
+            next(training.train(config(material, **changes)))
+    # The same file now says something else.
+    description = Path(material["model"]).read_text()
+    try:
+        Path(material["model"]).write_text(description.replace('"dec_ffn_dim": 32', '"dec_ffn_dim": 16'))
+        with pytest.raises(ConfigError, match="was started with dec_ffn_dim = 32, now it is 16"):
+            next(training.train(config(material)))
+    finally:
+        Path(material["model"]).write_text(description)
+    assert same(checkpoint("try"), before) and load_run("try")[1] == config(material)
+    longer = config(material, steps=8, log_every=5, save_every=100, validation="")
+    assert [type(event) for event in training.train(longer)] == [StepDone, Saved], "these may change"
+
+
+def test_what_does_not_fit_is_told_before_the_first_step(material, tmp_path):
+    for changes, error, sentence in [
+        ({"data_spec": ""}, InputError, "Expected a training set, got none"),
+        ({"data_spec": "nowhere.json"}, InputError, "Cannot read the spec nowhere.json"),
+        ({"tokenizer": str(tmp_path)}, CheckpointError, "Expected a tokenizer at"),
+        ({"model": "huge"}, ConfigError, "'huge' is neither a preset .* nor a file"),
+        ({"model": "toy"}, ConfigError, "chunk_size is 64, but the chunks of .* have 8 tokens"),
+        ({"max_len": 4 * M + 1}, InputError, "multiple of the chunk size 8"),
+        ({"run": "../x"}, InputError, "cannot be used as a name"),
+    ]:
+        with pytest.raises(error, match=sentence):
+            next(training.train(config(material, **changes)))
+    odd = tmp_path / "model.json"
+    for text, sentence in [
+        (Path(material["model"]).read_text().replace(": 400", ": 300"), "has 400 tokens, but num_embeddings"),
+        (Path(material["model"]).read_text().replace("{", '{"pad_token_idx": 3, '), "but pad_token_idx in"),
+    ]:
+        odd.write_text(text)
+        with pytest.raises(ConfigError, match=sentence):
+            next(training.train(config(material, model=str(odd))))
+    assert not (paths.runs_dir() / "try").exists()
+    with pytest.raises(CheckpointError, match="Run 'try' has no checkpoint"):
+        load_run("try")
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_numbers_that_are_none_stop_the_run_and_keep_what_was_saved(material, monkeypatch, where):
+    list(training.train(config(material, steps=4)))
+    saved = checkpoint("try")
+    forward = Retro.forward
+
+    def poisoned(self, *arguments, **options):
+        out = forward(self, *arguments, **options)
+        if out.loss is not None and self.training:
+            out.loss = (
+                out.loss * float("nan") if where == "loss" else out.loss + (0 * out.logits).sum().sqrt()
+            )
+        return out
+
+    monkeypatch.setattr(Retro, "forward", poisoned)
+    with pytest.raises(
+        TrainingError, match="Step 5 of run 'try' .* expected finite numbers.* lower learning_rate"
+    ):
+        list(training.train(config(material, save_every=1)))
+    assert same(checkpoint("try"), saved)
+
+
+def test_a_damaged_checkpoint_is_told(material):
+    list(training.train(config(material, steps=2)))
+    path = paths.runs_dir() / "try" / training.CHECKPOINT_FILE
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(CheckpointError, match="is damaged or does not belong to model.json"):
+        next(training.train(config(material)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_new_model_copies_already(material, seed):
+    """Where embeddings are shared, CCA begins as an induction head (`start_copying`)."""
+    torch.manual_seed(seed)
+    model = Retro(RetroConfig.from_json(Path(material["model"]))).eval()
+    data = RetroDataset(Path(material["validation"]), 2, 4 * M)
+    found = probe(window_losses(model, data))
+    assert found.on < found.off - 0.1 and found.on < found.random - 0.1
+    assert found.off == pytest.approx(np.log(400), abs=0.1), "everything else starts knowing nothing"
+
+
+def test_training_teaches_to_copy(material):
+    changes = {"num_neighbours": 1, "batch_size": 10, "learning_rate": 3e-3, "copy_share": 0.0}
+    events = list(training.train(config(material, steps=90, evaluate_every=45, save_every=90, **changes)))
+    losses = [event.loss for event in events if isinstance(event, StepDone)]
+    early, late = (event for event in events if isinstance(event, Evaluated))
+    assert np.mean(losses[-5:]) < losses[0] - 0.7 and late.on < early.on - 0.3
+    assert late.on < late.off - 0.7 and late.on < late.random - 0.7, "and only from what it reads"
+
+
+def test_schedules():
+    settings = TrainConfig(
+        learning_rate=1.0, warmup=4, steps=100, decay_share=0.2, final_rate=0.1, copy_share=0.8, copy_steps=10
+    )
+    rates = [learning_rate(step, settings) for step in range(100)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and rates[80] == 1.0
+    assert rates[90] == pytest.approx(0.55) and rates[99] == pytest.approx(0.1 + 0.9 / 20)
+    longer = dataclasses.replace(settings, steps=200)
+    assert rates[:81] == [learning_rate(step, longer) for step in range(81)], "a run may be made longer"
+    assert [copy_share(step, settings) for step in (0, 5, 10, 11)] == [0.8, 0.4, 0.0, 0.0]
+
+
+def test_every_parameter_is_in_one_group_and_the_right_ones_decay(material):
+    settings = config(material)
+    model = Retro(training.resolve_model(settings.model, Tokenizer.load(settings.tokenizer)))
+    groups = parameter_groups(model, settings)
+    listed = [id(p) for group in groups for p in group["params"]]
+    assert sorted(listed) == sorted({id(p) for p in model.parameters()})
+    still = {
+        id(p) for module in model.modules() if isinstance(module, (RMSNorm, PositionBias, torch.nn.Embedding))
+        for p in module.parameters()
+    }  # fmt: skip
+    for group in groups:
+        for parameter in group["params"]:
+            assert group["weight_decay"] == (0.0 if id(parameter) in still else settings.weight_decay)
