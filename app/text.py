@@ -5,7 +5,7 @@ TAGLINE = "Watch a language model look things up while it writes"
 
 PROMPT_HINT = (
     "Begin a text. After every 64 tokens the model looks up similar passages and reads them while it writes "
-    "the next 64. Ctrl+Enter runs."
+    "the next 64. Ctrl+Enter runs. The bundled model is tiny: watch how it reads; believe nothing it says."
 )
 
 LOADING_MODEL = "Loading the model (once, about 10 s)…"
@@ -17,16 +17,15 @@ EXAMPLES = [
     (
         "Thailand: geography",
         "Thailand — Geography\nLocation: Southeastern Asia, bordering the Andaman Sea and the Gulf of "
-        "Thailand, southeast of Burma\nGeographic coordinates:",
+        "Thailand, southeast of Burma\nGeographic coordinates: 15 00 N, 100 00 E\nMap references:",
     ),
     (
-        "Ireland: economy",
-        "Ireland — Economy\nEconomic overview: high-income, export-oriented EU economy;",
+        "Uruguay: economy",
+        "Uruguay — Economy\nEconomic overview: high-income, export-oriented South American economy;",
     ),
     (
-        "Ghana: government",
-        "Ghana — Government\nCountry name: conventional long form: Republic of Ghana; conventional short "
-        "form: Ghana; former:",
+        "Mexico: history",
+        "Mexico — Introduction\nBackground: Mexico was the site of several advanced civilizations,",
     ),
     (
         "Off-topic",

@@ -24,24 +24,24 @@ HERE = Path(__file__).resolve().parent
 # file name, title, prompt, settings that differ from the defaults. The countries were held out of training.
 EXAMPLES = [
     (
-        "1-thailand",
-        "Thailand, a country the model was not trained on",
-        "Thailand — Geography\nLocation: Southeastern Asia, bordering the Andaman Sea and the Gulf of "
-        "Thailand, southeast of Burma\nGeographic coordinates:",
-        {"max_new_tokens": 240, "temperature": 0.3},
+        "1-ghana",
+        "Ghana, a country the model was not trained on",
+        "Ghana — Geography\nLocation: Western Africa, bordering the Gulf of Guinea, between Cote d'Ivoire "
+        "and Togo\nGeographic coordinates: 8 00 N, 2 00 W\nMap references: Africa\nArea: total :",
+        {"max_new_tokens": 190, "temperature": 0.5},
     ),
     (
         "2-ireland",
         "Ireland's economy",
         "Ireland — Economy\nEconomic overview: high-income, export-oriented EU economy;",
-        {"max_new_tokens": 200, "temperature": 0.3},
+        {"max_new_tokens": 190, "temperature": 0.5},
     ),
     (
         "3-off-topic",
         "A story the datastore knows nothing about",
         "The old clockmaker closed the shutters, lit the lamp and laid the broken watch on the table. “It "
         "has not run since the night of the storm,” the girl said,",
-        {"max_new_tokens": 128},
+        {"max_new_tokens": 128, "ignore_end": True},
     ),
 ]
 
