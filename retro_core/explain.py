@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from indexing.chunking import num_chunks, read_window
@@ -14,7 +14,7 @@ from indexing.neighbours import Neighbours
 from indexing.tokenizer import Tokenizer
 from retro_core.checkpoint import LoadedModel
 from retro_core.config import GenerationConfig
-from retro_core.model import Capture, CcaWeights, RetroOutput, neighbour_tensor
+from retro_core.model import Capture, RetroOutput, neighbour_tensor
 from retro_core.trace import FORMAT, VERSION, Trace, copy_spans, neighbour_cards, pack_heads, pack_map
 
 ALTERNATIVES = 5
@@ -81,7 +81,7 @@ def explain(
             "sampling": config.to_dict(),
             "pad": pad,
             "prompt_tokens": n if prompt_tokens is None else prompt_tokens,
-            "tokens": _tokens(list(ids), texts, pad, on, off, tokenizer, m),
+            "tokens": _tokens(list(ids), texts, pad, on, off, tokenizer),
             "chunks": _chunks(list(ids), found, len(neighbours), datastore, tokenizer, on, off, m)
             if found
             else [],
@@ -108,14 +108,14 @@ def _tokens(
     on: RetroOutput,
     off: RetroOutput,
     tokenizer: Tokenizer,
-    m: int,
 ) -> list[dict[str, Any]]:
     lp_on, lp_off = on.log_probs[0].tolist(), off.log_probs[0].tolist()
     best_on, best_off = _alternatives(on.logits[0], tokenizer), _alternatives(off.logits[0], tokenizer)
+    strength = on.write_strength
+    written = [[]] * len(ids) if strength is None else strength[:, 0].T.tolist()  # (n, layer)
     tokens = []
     for t, (token, text) in enumerate(zip(ids, texts, strict=True)):
         known = t > pad  # the first token has nothing before it
-        read = on.write_strength is not None and t >= m
         tokens.append(
             {
                 "id": token,
@@ -124,7 +124,7 @@ def _tokens(
                 "lp_off": lp_off[t] if known else None,
                 "alts_on": best_on[t - 1] if known else [],
                 "alts_off": best_off[t - 1] if known else [],
-                "write": on.write_strength[:, 0, t - 1].tolist() if read else None,
+                "write": written[t - 1] if known and any(written[t - 1]) else None,
             }
         )
     return tokens
@@ -145,34 +145,36 @@ def _shown(tokenizer: Tokenizer, token: int) -> str:
 
 
 def _chunks(
-    ids: list[int], found: Neighbours, looked_up: int, datastore: Datastore, tokenizer: Tokenizer,
-    on: RetroOutput, off: RetroOutput, m: int,
-) -> list[dict[str, Any]]:  # fmt: skip
-    assert isinstance(on.attention, CcaWeights) or on.attention is None
-    weights = (
-        None if on.attention is None else on.attention.weights[:, 0].float().cpu().numpy()
-    )  # (layer, l, h, m, k, r)
+    ids: list[int],
+    found: Neighbours,
+    looked_up: int,
+    datastore: Datastore,
+    tokenizer: Tokenizer,
+    on: RetroOutput,
+    off: RetroOutput,
+    m: int,
+) -> list[dict[str, Any]]:
+    # (layer, l, h, m, k, r)
+    weights = None if on.attention is None else on.attention.weights[:, 0].float().cpu().numpy()
     gain = (on.log_probs - off.log_probs)[0].cpu().numpy()
     chunks = []
-    for u in range(min(looked_up, len(found.ids))):
+    for u in range(looked_up):
         read = read_window(u, len(ids), m)
         one = Neighbours(found.ids[u], found.distances[u], found.tokens[u], found.pad_id)
         cards = neighbour_cards(one, datastore, tokenizer, m)
-        attention = heads = None
+        attention = heads = rows = None
         if weights is not None and cards:
             # Row i of a chunk is position u*m + m-1 + i and predicts token (u+1)*m + i: the read window. The
             # last position of the text predicts a token that is not there.
             rows = weights[:, u, :, : len(read)]  # (layer, h, rows, k, r)
-            shares = rows.sum(axis=-1).mean(axis=(0, 1, 2)) if len(read) else np.zeros(rows.shape[3])
-            flat = rows.reshape(*rows.shape[:3], -1)
+            flat = rearrange(rows, "a h i k r -> a h i (k r)")
             attention, heads = pack_map(flat.mean(axis=(0, 1))), pack_heads(flat)
-            for card in cards:
-                card["share"] = float(shares[card["rank"] - 1])
-        for card in cards:
-            text = found.tokens[u, card["rank"] - 1].tolist()
-            mine, theirs = copy_spans(ids[read.start : read.stop], text, found.pad_id)
-            copied = sum(stop - start for start, stop in mine)
-            card |= {"copied": copied / max(1, len(read)), "copy_read": mine, "copy_neighbour": theirs}
+        for card in cards if len(read) else []:
+            j = card["rank"] - 1
+            mine, theirs = copy_spans(ids[read.start : read.stop], found.tokens[u, j].tolist(), found.pad_id)
+            copied = sum(stop - start for start, stop in mine) / len(read)
+            card |= {"copied": copied, "copy_read": mine, "copy_neighbour": theirs}
+            card["share"] = None if rows is None else float(rows[..., j, :].sum(axis=-1).mean())
         chunks.append(
             {
                 "index": u,
