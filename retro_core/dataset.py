@@ -143,7 +143,6 @@ class RetroDataset:
             read[row, : len(found)] = found
         labels = np.full_like(inputs, -100)
         labels[:, :-1] = np.where(inputs[:, 1:] == self.pad_id, -100, inputs[:, 1:])
-        labels[:, :-1][inputs[:, :-1] == self.pad_id] = -100
         return Batch(
             torch.from_numpy(inputs),
             torch.from_numpy(labels),
