@@ -39,10 +39,12 @@ class SentenceTransformerEmbedder:
     def __init__(self, name: str = DEFAULT_EMBEDDER):
         # 7 to 10 CPU seconds of import, needed only where something is embedded.
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
 
         self.name = name
         folder = _packaged_minilm() if name == DEFAULT_EMBEDDER else Path(name)
         self._folder = folder if folder.is_dir() else None
+        transformers_logging.disable_progress_bar()  # a tenth of a second needs none
         try:
             self._model = SentenceTransformer(str(folder), local_files_only=self._folder is not None)
         except (OSError, ValueError) as error:
@@ -50,6 +52,8 @@ class SentenceTransformerEmbedder:
                 f"Cannot load the embedder {name!r}: {error}. Expected {DEFAULT_EMBEDDER!r}, the folder of a "
                 "sentence-transformers model, or a hub id with a network."
             ) from error
+        finally:
+            transformers_logging.enable_progress_bar()
         self._model.eval()
         self.dim: int = self._model.get_embedding_dimension()
 
