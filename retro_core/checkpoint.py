@@ -105,12 +105,12 @@ def save_model(
 
 
 def load_model(name_or_path: Path | str, device: str | torch.device = "cpu") -> LoadedModel:
-    """Open a model folder. A plain word is the name of a model; anything with a slash is a path.
+    """Open a model folder; see `model_folder` for names and paths.
 
     Raises CheckpointError if files are missing or damaged, or if weights, config and tokenizer do not
     belong together; InputError for a name that cannot be one; ConfigError for a bad config.json.
     """
-    folder = _folder(name_or_path)
+    folder = model_folder(name_or_path)
     for name in (CONFIG_FILE, TOKENIZER_FILE):
         if not (folder / name).is_file():
             raise CheckpointError(f"Model folder {folder} has no {name}. Copy the whole folder again.")
@@ -130,6 +130,24 @@ def load_model(name_or_path: Path | str, device: str | torch.device = "cpu") -> 
         folder=folder,
         card=card.read_text(encoding="utf-8") if card.is_file() else None,
     )
+
+
+def model_folder(name_or_path: Path | str) -> Path:
+    """The folder of a model. A plain word is the name of a model; anything with a slash is a path.
+
+    Raises CheckpointError if there is no such folder, InputError for a name that cannot be one.
+    """
+    is_path = isinstance(name_or_path, Path) or os.sep in name_or_path or "/" in name_or_path
+    folder = Path(name_or_path).expanduser() if is_path else paths.model_dir(name_or_path)
+    if not folder.is_dir():
+        hint = ""
+        if not is_path and Path(name_or_path).is_dir():
+            hint = f" For the folder of that name here, write ./{name_or_path}."
+        raise CheckpointError(
+            f"There is no model at {folder}. Give the name of a model in {paths.models_dir()}, "
+            f"{paths.DEMO_MODEL!r} for the bundled one, or a path with a slash.{hint}"
+        )
+    return folder
 
 
 def load_reference(weights: Path | str, config: Path | str) -> Retro:
@@ -255,20 +273,6 @@ def _new_model(config: RetroConfig) -> Retro:
     """A model whose weights are about to be replaced; the caller's random numbers stay what they were."""
     with torch.random.fork_rng(devices=[]):
         return Retro(config)
-
-
-def _folder(name_or_path: Path | str) -> Path:
-    is_path = isinstance(name_or_path, Path) or os.sep in name_or_path or "/" in name_or_path
-    folder = Path(name_or_path).expanduser() if is_path else paths.model_dir(name_or_path)
-    if not folder.is_dir():
-        hint = ""
-        if not is_path and Path(name_or_path).is_dir():
-            hint = f" For the folder of that name here, write ./{name_or_path}."
-        raise CheckpointError(
-            f"There is no model at {folder}. Give the name of a model in {paths.models_dir()}, "
-            f"{paths.DEMO_MODEL!r} for the bundled one, or a path with a slash.{hint}"
-        )
-    return folder
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

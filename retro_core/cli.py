@@ -216,8 +216,8 @@ def _export(arguments: argparse.Namespace) -> None:
     import torch
 
     from indexing.tokenizer import Tokenizer
-    from retro_core.checkpoint import save_model
-    from retro_core.training import load_run, model_folder
+    from retro_core.checkpoint import model_folder, save_model
+    from retro_core.training import load_run
 
     model, settings, step, tokens = load_run(arguments.run)
     folder = Path(arguments.name)
@@ -243,9 +243,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         specs[name] = Path(spec)
     model = load_run(arguments.run)[0] if arguments.run else load_model(arguments.model).model
     probes: dict[str, dict[str, Any]] = {}
-    pad = model.config.pad_token_idx
     for name, spec in specs.items():
-        data = RetroDataset(spec, arguments.num_neighbours, arguments.max_len, pad_id=pad)
+        data = RetroDataset(spec, model.config, arguments.num_neighbours, arguments.max_len)
         found = probe(window_losses(model, data, limit=arguments.limit))
         probes[name] = dataclasses.asdict(found)
         if not arguments.json:

@@ -17,6 +17,7 @@ from torch import Tensor
 from indexing.chunks import ChunkStore
 from indexing.errors import InputError
 from indexing.neighbours import NO_CHUNK
+from retro_core.config import RetroConfig
 
 
 @dataclass(frozen=True)
@@ -41,30 +42,31 @@ class Batch:
 
 
 class RetroDataset:
-    """The shards of one data spec, opened memory-mapped.
+    """The shards of one data spec, opened memory-mapped, as `model` reads them.
 
-    Raises InputError if the spec or one of its files cannot be used.
+    Raises InputError if the spec or one of its files cannot be used, or not by this model.
     """
 
-    def __init__(
-        self, spec: Path, num_neighbours: int, max_len: int, num_continuations: int = 1, pad_id: int = 0
-    ):
-        self.pad_id, self.num_neighbours, self.num_continuations = pad_id, num_neighbours, num_continuations
+    def __init__(self, spec: Path, model: RetroConfig, num_neighbours: int, max_len: int):
+        self.pad_id, self.num_neighbours = model.pad_token_idx, num_neighbours
+        self.chunk_size = model.chunk_size
         shards, index_spec = _read_data_spec(spec)
-        self.shards = [_open_shard(spec.parent, shard, pad_id) for shard in shards]
+        self.shards = [_open_shard(spec.parent, shard, self.pad_id) for shard in shards]
         self.neighbours = [_open(spec.parent / shard["neighbours"], 2) for shard in shards]
         index_shards = _checked_shards(_read_json(index_spec), _SHARD, index_spec)
-        self.index_shards = [_open_shard(index_spec.parent, shard, pad_id) for shard in index_shards]
+        self.index_shards = [_open_shard(index_spec.parent, shard, self.pad_id) for shard in index_shards]
         self.index_starts = np.cumsum([0, *map(len, self.index_shards)])
-        self.chunk_size = self.shards[0].chunk_size
         self._check(spec, max_len)
         self.windows = list(self._windows(max_len // self.chunk_size))
 
     def _check(self, spec: Path, max_len: int) -> None:
         m, k = self.chunk_size, self.num_neighbours
-        sizes = sorted({store.chunk_size for store in (*self.shards, *self.index_shards)})
-        if len(sizes) > 1:
-            raise InputError(f"Expected shards of one chunk size in {spec}, got {sizes}. Build them alike.")
+        for store in (*self.shards, *self.index_shards):
+            if store.chunk_size != m:
+                raise InputError(
+                    f"The model's chunk_size is {m}, but {spec} has chunks of {store.chunk_size} tokens. "
+                    "Make them equal."
+                )
         if max_len % m or max_len < 2 * m:
             raise InputError(
                 f"max_len must be a multiple of the chunk size {m} and hold two chunks, got {max_len}. "
@@ -102,15 +104,12 @@ class RetroDataset:
 
     def retrieved_tokens(self, ids: np.ndarray) -> np.ndarray:
         """Global chunk ids (..., k) -> tokens (..., k, r)."""
-        length = self.chunk_size * (1 + self.num_continuations)
-        out = np.full((*ids.shape, length), self.pad_id, dtype=np.int64)
+        out = np.full((*ids.shape, 2 * self.chunk_size), self.pad_id, dtype=np.int64)
         shard_of = np.searchsorted(self.index_starts, ids, side="right") - 1
         for number, store in enumerate(self.index_shards):
             here = (shard_of == number) & (ids != NO_CHUNK)
             if here.any():
-                out[here] = store.retrieved_tokens(
-                    ids[here] - self.index_starts[number], self.num_continuations
-                )
+                out[here] = store.retrieved_tokens(ids[here] - self.index_starts[number])
         return out
 
     def tokens(self, window: Window) -> np.ndarray:
@@ -130,8 +129,7 @@ class RetroDataset:
         m = self.chunk_size
         longest = max(w.stop - w.start for w in windows)
         inputs = np.full((len(windows), longest * m), self.pad_id, dtype=np.int64)
-        length = m * (1 + self.num_continuations)
-        read = np.full((len(windows), longest, self.num_neighbours, length), self.pad_id, dtype=np.int64)
+        read = np.full((len(windows), longest, self.num_neighbours, 2 * m), self.pad_id, dtype=np.int64)
         for row, window in enumerate(windows):
             tokens = self.tokens(window)
             inputs[row, : len(tokens)] = tokens

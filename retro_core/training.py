@@ -28,6 +28,7 @@ from indexing import paths
 from indexing.errors import CheckpointError, ConfigError, InputError, TrainingError
 from indexing.files import write_bytes, write_json
 from indexing.tokenizer import Tokenizer
+from retro_core.checkpoint import model_folder
 from retro_core.config import PRESETS, RetroConfig, TrainConfig, from_dict, read_object
 from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.evaluation import window_losses
@@ -79,8 +80,9 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
     _same_settings(folder, config, model_config)
     if not config.data_spec:
         raise InputError("Expected a training set, got none. Give data_spec, a data.spec.json.")
-    dataset = _dataset(config.data_spec, config, model_config)
-    held_out = _dataset(config.validation, config, model_config) if config.validation else None
+    reads = (model_config, config.num_neighbours, config.max_len)
+    dataset = RetroDataset(Path(config.data_spec), *reads)
+    held_out = RetroDataset(Path(config.validation), *reads) if config.validation else None
     batches = TrainingBatches(dataset, config.batch_size, config.seed)
     write_json(folder / CONFIG_FILE, config.to_dict())
     write_json(folder / MODEL_FILE, model_config.to_dict())
@@ -215,11 +217,6 @@ def resolve_model(name: str, tokenizer: Tokenizer) -> RetroConfig:
     return config
 
 
-def model_folder(name: str) -> Path:
-    """A model's folder from a path or a model name."""
-    return Path(name) if Path(name).is_dir() else paths.model_dir(name)
-
-
 def load_run(name: str) -> tuple[Retro, TrainConfig, int, int]:
     """(model, settings, step, tokens) of a run's newest checkpoint, in eval mode."""
     folder = paths.runs_dir() / paths.check_name(name)
@@ -228,16 +225,6 @@ def load_run(name: str) -> tuple[Retro, TrainConfig, int, int]:
     model = Retro(RetroConfig.from_json(folder / MODEL_FILE))
     step, tokens = _load(folder / CHECKPOINT_FILE, model, None)
     return model.eval(), from_dict(TrainConfig, read_object(folder / CONFIG_FILE)), step, tokens
-
-
-def _dataset(spec: str, config: TrainConfig, model: RetroConfig) -> RetroDataset:
-    data = RetroDataset(Path(spec), config.num_neighbours, config.max_len, pad_id=model.pad_token_idx)
-    if data.chunk_size != model.chunk_size:
-        raise ConfigError(
-            f"The model's chunk_size is {model.chunk_size}, but the chunks of {spec} have {data.chunk_size} "
-            "tokens. Make them equal."
-        )
-    return data
 
 
 def _same_settings(folder: Path, config: TrainConfig, model: RetroConfig) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import SENTENCES
 from fakes import HashingEmbedder
+from tiny_models import tiny_config
 
 from indexing.build import build
 from indexing.corpus import Document
@@ -17,6 +18,7 @@ from retro_core.dataset import RetroDataset, TrainingBatches
 
 M, K, R = 8, 2, 16
 MAX_LEN = 3 * M
+MODEL = tiny_config(chunk_size=M)
 
 
 def documents(edition: str, lengths: tuple[int, ...]) -> list[Document]:
@@ -42,7 +44,7 @@ def spec(tmp_path_factory, tokenizer) -> Path:
 
 @pytest.fixture
 def data(spec) -> RetroDataset:
-    return RetroDataset(spec, K, MAX_LEN)
+    return RetroDataset(spec, MODEL, K, MAX_LEN)
 
 
 def equal(one, other) -> bool:
@@ -104,7 +106,7 @@ def test_a_batch_depends_on_seed_and_step_alone(data):
     in_order = [forward.batch(step, 0.5, 0.3) for step in steps]
     for step in (steps[-1], 0, len(forward), len(forward) - 1, 3):
         assert equal(jumping.batch(step, 0.5, 0.3), in_order[step])
-    fresh = TrainingBatches(RetroDataset(data_spec(data), K, MAX_LEN), 2, seed=5)
+    fresh = TrainingBatches(RetroDataset(data_spec(data), MODEL, K, MAX_LEN), 2, seed=5)
     assert equal(fresh.batch(steps[-1], 0.5, 0.3), in_order[-1])
     other = TrainingBatches(data, 2, seed=6)
     assert not all(equal(other.batch(step, 0.5, 0.3), in_order[step]) for step in steps)
@@ -187,20 +189,22 @@ def edit(**changes):
 ])  # fmt: skip
 def test_a_broken_training_set_is_told(spec, tmp_path, change, sentence):
     with pytest.raises(InputError) as caught:
-        RetroDataset(broken(spec, tmp_path, change), K, MAX_LEN)
+        RetroDataset(broken(spec, tmp_path, change), MODEL, K, MAX_LEN)
     assert sentence in str(caught.value)
 
 
 def test_settings_that_do_not_fit_the_training_set_are_told(spec, tmp_path, tokenizer, embedder):
     with pytest.raises(InputError, match="multiple of the chunk size 8 and hold two chunks, got 20. Use 16."):
-        RetroDataset(spec, K, 20)
+        RetroDataset(spec, MODEL, K, 20)
     with pytest.raises(InputError, match="got 8. Use 16."):
-        RetroDataset(spec, K, 8)
+        RetroDataset(spec, MODEL, K, 8)
+    with pytest.raises(InputError, match="chunk_size is 9, but .*data.spec.json has chunks of 8 tokens"):
+        RetroDataset(spec, tiny_config(chunk_size=9), K, 18)
     with pytest.raises(InputError, match="at least 3"):
-        RetroDataset(spec, 3, MAX_LEN)
+        RetroDataset(spec, MODEL, 3, MAX_LEN)
     with pytest.raises(InputError, match="at least 1 neighbour, got 0"):
-        RetroDataset(spec, 0, MAX_LEN)
+        RetroDataset(spec, MODEL, 0, MAX_LEN)
     list(build(tmp_path / "short", [Document("a", "a", "a b", "test")], tokenizer, embedder, chunk_size=M))
     list(precompute_neighbours([tmp_path / "short"], [tmp_path / "short"], K, tmp_path / "data"))
     with pytest.raises(InputError, match="more than one chunk of 8 tokens.*Train on longer documents"):
-        TrainingBatches(RetroDataset(tmp_path / "data" / "data.spec.json", K, MAX_LEN), 2, seed=0)
+        TrainingBatches(RetroDataset(tmp_path / "data" / "data.spec.json", MODEL, K, MAX_LEN), 2, seed=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SENTENCES
-from tiny_models import tiny_model
+from tiny_models import M, tiny_config, tiny_model
 
 from indexing.build import build
 from indexing.corpus import Document
@@ -16,7 +16,7 @@ from retro_core.dataset import RetroDataset
 from retro_core.evaluation import WindowLoss, probe, window_losses
 from retro_core.model import Retro
 
-M, K = 3, 2
+K = 2
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def held_out(texts: list[str], tokenizer, embedder, folder: Path, max_chunks: in
     documents = [Document(str(i), str(i), text, "test") for i, text in enumerate(texts)]
     list(build(folder / "texts", documents, tokenizer, embedder, chunk_size=M))
     list(precompute_neighbours([folder / "texts"], [folder / "texts"], K, folder / "data"))
-    return RetroDataset(folder / "data" / "data.spec.json", K, max_chunks * M)
+    return RetroDataset(folder / "data" / "data.spec.json", tiny_config(), K, max_chunks * M)
 
 
 def nats(model: Retro, data: RetroDataset, window, read: np.ndarray | None) -> float:

@@ -126,7 +126,8 @@ def test_events_and_log_say_what_happened(material):
         assert line.items() <= {**dataclasses.asdict(event), "event": type(event).__name__}.items()
 
     first = events[0]
-    batch = TrainingBatches(RetroDataset(Path(material["data_spec"]), 2, 4 * M), 2, 0).batch(0, 0.5)
+    model = RetroConfig.from_json(Path(material["model"]))
+    batch = TrainingBatches(RetroDataset(Path(material["data_spec"]), model, 2, 4 * M), 2, 0).batch(0, 0.5)
     assert first.tokens == (batch.labels != -100).sum() and first.loss == pytest.approx(np.log(400), abs=0.3)
     assert first.learning_rate == pytest.approx(0.5e-3) and first.gradient_norm > 0
     assert [event.path for event in events if isinstance(event, Saved)][0].is_file()
@@ -216,8 +217,9 @@ def test_what_does_not_fit_is_told_before_the_first_step(material, tmp_path):
         ({"data_spec": ""}, InputError, "Expected a training set, got none"),
         ({"data_spec": "nowhere.json"}, InputError, "Cannot read the spec nowhere.json"),
         ({"tokenizer": str(tmp_path)}, CheckpointError, "Expected a tokenizer at"),
+        ({"tokenizer": "absent"}, CheckpointError, "There is no model at .*absent. Give the name"),
         ({"model": "huge"}, ConfigError, "'huge' is neither a preset .* nor a file"),
-        ({"model": "toy"}, ConfigError, "chunk_size is 64, but the chunks of .* have 8 tokens"),
+        ({"model": "toy"}, InputError, "chunk_size is 64, but .* has chunks of 8 tokens"),
         ({"max_len": 4 * M + 1}, InputError, "multiple of the chunk size 8"),
         ({"run": "../x"}, InputError, "cannot be used as a name"),
     ]:
@@ -271,7 +273,7 @@ def test_a_new_model_copies_already(material, seed):
     """Where embeddings are shared, CCA begins as an induction head (`start_copying`)."""
     torch.manual_seed(seed)
     model = Retro(RetroConfig.from_json(Path(material["model"]))).eval()
-    data = RetroDataset(Path(material["validation"]), 2, 4 * M)
+    data = RetroDataset(Path(material["validation"]), model.config, 2, 4 * M)
     found = probe(window_losses(model, data))
     assert found.on < found.off - 0.1 and found.on < found.random - 0.1
     assert found.off == pytest.approx(np.log(400), abs=0.1), "everything else starts knowing nothing"
