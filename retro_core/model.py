@@ -70,9 +70,8 @@ def log_linear_buckets(
     else:
         distance = (-relative).clamp(min=0)
     exact = num_buckets // 2 if num_exact is None else min(num_exact, num_buckets)
-    near = distance.clamp(max=max(exact - 1, 0)) if exact == num_buckets else distance
     if exact == num_buckets:
-        return offset + near
+        return offset + distance.clamp(max=max(exact - 1, 0))
     ratio = torch.log(distance.clamp(min=1).float() / max(exact, 1)) / math.log(max_distance / max(exact, 1))
     far = exact + (ratio * (num_buckets - exact)).long().clamp(0, num_buckets - exact - 1)
     return offset + torch.where(distance < exact, distance, far)
@@ -344,11 +343,10 @@ class RetroBase(nn.Module):
     ) -> list[Tensor]:
         """Encoder states for the neighbours ids (b, l, k, r) of the chunks first ... first + l - 1 of
         x (b, n, d); see NeighbourEncoder."""
-        m, wanted = self.config.chunk_size, ids.shape[1] * self.config.chunk_size
-        x, input_mask = x[:, first * m :], input_mask[:, first * m :]
-        missing = wanted - x.shape[1]
-        chunk = F.pad(x, (0, 0, 0, missing)) if missing > 0 else x[:, :wanted]
-        chunk_mask = F.pad(input_mask, (0, missing)) if missing > 0 else input_mask[:, :wanted]
+        m = self.config.chunk_size
+        missing = (first + ids.shape[1]) * m - x.shape[1]  # below 0: padding by so much cuts it off
+        chunk = F.pad(x, (0, 0, 0, missing))[:, first * m :]
+        chunk_mask = F.pad(input_mask, (0, missing))[:, first * m :]
         return self.encoder(
             ids,
             mask,
