@@ -89,22 +89,33 @@ class Origins(Protocol):
 
 
 def pack_map(weights: np.ndarray) -> dict[str, Any]:
-    """(rows, cols) weights in [0, 1] -> bytes with one scale; a weight is off by scale / 510 at most."""
-    scale = float(weights.max()) if weights.size else 0.0
-    data = np.rint(weights / scale * 255).astype(np.uint8) if scale > 0 else np.zeros(weights.shape, np.uint8)
+    """(rows, cols) weights in [0, 1] -> bytes with one scale; see `_bytes_of`."""
+    scale = float(weights.max(initial=0.0))
     rows, cols = weights.shape
-    return {"rows": rows, "cols": cols, "scale": scale, "data": base64.b64encode(data.tobytes()).decode()}
+    return {"rows": rows, "cols": cols, "scale": scale, "data": _bytes_of(weights, np.asarray(scale))}
 
 
 def pack_heads(weights: np.ndarray) -> dict[str, Any]:
     """(layers, heads, rows, cols) -> bytes with one scale for each head."""
     layers, heads, rows, cols = weights.shape
     scales = weights.max(axis=(2, 3), initial=0.0)
-    data = np.rint(weights / np.maximum(scales, 1e-12)[..., None, None] * 255).astype(np.uint8)
     return {
         "layers": layers, "heads": heads, "rows": rows, "cols": cols,
-        "scales": [float(s) for s in scales.ravel()], "data": base64.b64encode(data.tobytes()).decode(),
+        "scales": [float(s) for s in scales.ravel()], "data": _bytes_of(weights, scales),
     }  # fmt: skip
+
+
+def _bytes_of(weights: np.ndarray, scales: np.ndarray) -> str:
+    """(..., rows, cols) in steps of scale / 255, base64.
+
+    Rounded so that each row keeps its sum: many small weights, each rounded down, would be much in all.
+    """
+    steps = weights / np.maximum(scales, 1e-12)[..., None, None] * 255
+    data = np.floor(steps)
+    left = steps - data
+    up = np.rint(left.sum(axis=-1, keepdims=True))  # so many of a row go up, those with most left first
+    order = np.argsort(-left, axis=-1, kind="stable").argsort(axis=-1)
+    return base64.b64encode((data + (order < up)).astype(np.uint8).tobytes()).decode()
 
 
 def neighbour_cards(

@@ -125,10 +125,10 @@ def test_maps_are_the_weights_of_the_rows_that_predict(loaded, tokenizer, datast
     for u, chunk in enumerate(value["chunks"]):
         rows = by_token[:, :, chunk["read"][0] - 1 : chunk["read"][1] - 1]
         weights = map_of(chunk["attention"])
-        assert np.abs(weights - rows.mean(axis=(0, 1))).max() <= chunk["attention"]["scale"] / 510 + 1e-6
+        assert np.abs(weights - rows.mean(axis=(0, 1))).max() <= chunk["attention"]["scale"] / 255 + 1e-6
         assert weights.sum(axis=1) == pytest.approx(1, abs=1e-2)
         single = map_of(Trace.from_json(value).attention_map(u, 1, 2))
-        assert np.abs(single - rows[1, 2]).max() < 0.005 and single.sum(axis=1) == pytest.approx(1, abs=2e-2)
+        assert np.abs(single - rows[1, 2]).max() < 0.005 and single.sum(axis=1) == pytest.approx(1, abs=1e-2)
         for j, card in enumerate(chunk["neighbours"]):
             assert card["share"] == pytest.approx(rows[..., j * R : (j + 1) * R].sum(-1).mean(), abs=1e-6)
 
