@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from synthetic_trace import synthetic_file
 
+from app.text import EXAMPLES
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 
 ROOT = Path(__file__).parent.parent
@@ -291,7 +293,7 @@ CONTRAST = """() => {
 
 def test_a_prompt_runs_with_one_click_and_its_trace_can_be_saved_and_opened(open_page, tmp_path):
     page = open_page()
-    page.get_by_role("button", name="Landlocked country").click()
+    page.get_by_role("button", name=EXAMPLES[0][0]).click()
     page.get_by_role("button", name="Settings").click()
     page.locator("#max_new_tokens input[type=number]").fill("70")
     page.locator("#prompt textarea").press("Control+Enter")
@@ -323,7 +325,7 @@ def test_a_prompt_runs_with_one_click_and_its_trace_can_be_saved_and_opened(open
 
 def test_a_run_can_be_stopped_and_keeps_what_it_has(open_page):
     page = open_page()
-    page.get_by_role("button", name="Government").click()
+    page.get_by_role("button", name=EXAMPLES[0][0]).click()
     page.get_by_role("button", name="Settings").click()
     page.locator("#max_new_tokens input[type=number]").fill("1000")
     page.locator("#run").click()
