@@ -80,6 +80,7 @@ def datastore(name: str) -> Datastore:
         changed = _manifest_time(name)
         known = _datastores.get(name)
         if known is None or known[0] != changed:
+            # Twice (50 ms): a foreign tokenizer is refused before the seconds that an embedder takes to load.
             opened = Datastore.open(name, tokenizer=tokenizer())
             opened = Datastore.open(name, tokenizer=tokenizer(), embedder=embedder(opened.embedder_name))
             known = _datastores[name] = (changed, opened)

@@ -94,11 +94,13 @@ class PositionBias(nn.Module):
 
     def forward(self, relative: Tensor) -> Tensor:
         """relative (...,) int -> (h, ...)"""
+        return rearrange(self.relative_attention_bias(self.buckets(relative)), "... h -> h ...")
+
+    def buckets(self, relative: Tensor) -> Tensor:
+        """relative (...,) int -> its row of the table (...,)"""
         if self.max_distance is None:
-            buckets = linear_buckets(relative, self.num_buckets, self.lowest)
-        else:
-            buckets = log_linear_buckets(relative, self.num_buckets, self.max_distance, self.bidirectional)
-        return rearrange(self.relative_attention_bias(buckets), "... h -> h ...")
+            return linear_buckets(relative, self.num_buckets, self.lowest)
+        return log_linear_buckets(relative, self.num_buckets, self.max_distance, self.bidirectional)
 
 
 # ------------------------------------------------------------------------------------------- blocks
@@ -585,18 +587,11 @@ def start_copying(model: Retro) -> None:
     # Each head needs two subspaces, one for what a token is and one for what stood before it.
     count = min(config.enc_num_heads, config.dec_num_heads, config.enc_hidden_dim // head_dim) // 2
     basis = torch.linalg.qr(torch.randn(config.enc_hidden_dim, config.enc_hidden_dim)).Q
-    previous = torch.tensor(-1)
-    bucket = (
-        linear_buckets(previous, bias.num_buckets, bias.lowest)
-        if bias.max_distance is None
-        else log_linear_buckets(previous, bias.num_buckets, bias.max_distance, True)
-    )
+    previous = bias.buckets(torch.tensor(-1))
     for head in range(count):
         rows = slice(head * head_dim, (head + 1) * head_dim)
-        is_now, was_before = basis[2 * head * head_dim :][: 2 * head_dim].split(
-            head_dim
-        )  # (head_dim, d) each
-        bias.relative_attention_bias.weight[bucket, head] = 6.0  # e^6 outweighs a hundred other tokens
+        is_now, was_before = basis.split(head_dim)[2 * head : 2 * head + 2]  # (head_dim, d) each
+        bias.relative_attention_bias.weight[previous, head] = 6.0  # e^6 outweighs a hundred other tokens
         first.qkv_proj.weight[2 * config.enc_qkv_dim :][rows] = is_now
         # Three times an embedding: the key shall be ruled by the token before.
         core.final_proj.weight[:, rows] = 3 * EMBEDDING_STD * was_before.T

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import services, settings, text
+from app import services, settings, text, work
 from app.errors import shows_errors
 from app.parts import ChunkPreview, StatusLine
 from indexing import paths
@@ -112,7 +112,6 @@ def build() -> Corpus:
             )
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    buttons = [index_button, cancel_button]
     for change in (pasted.change, files.change):
         change(
             preview_texts,
@@ -121,34 +120,20 @@ def build() -> Corpus:
             trigger_mode="always_last",
             **quiet,
         )
-    outputs = [*buttons, progress]
-    indexed = gr.on([index_button.click, name.submit], _begin, outputs=outputs, queue=False, **quiet).then(
+    work.wire(
+        [index_button.click, name.submit],
         index,
         inputs=[pasted, files, name, replace],
         outputs=[progress, chosen, listing],
-        concurrency_id="index",
-        concurrency_limit=1,
-        **quiet,
+        buttons=[index_button, cancel_button],
+        progress=progress,
+        queue="index",
+        session=_session,
+        waiting="Waiting for the indexer…",
     )
-    indexed.then(_end, outputs=buttons, queue=False, **quiet)
-    indexed.failure(_fail, outputs=outputs, queue=False, **quiet)  # `then` does not follow an error
     cancel_button.click(cancel, outputs=progress, queue=False, **quiet)
     gr.on([search_button.click, query.submit], search, inputs=[query, chosen], outputs=results, **quiet)
     return Corpus(chosen, use)
-
-
-def _begin(request: gr.Request) -> tuple[Any, ...]:
-    services.forget_stop(_session(request))
-    waiting = {"text": "Waiting for the indexer…", "tone": "busy"}  # another visitor's corpus may come first
-    return gr.Button(interactive=False), gr.Button(interactive=True), waiting
-
-
-def _end() -> tuple[gr.Button, gr.Button]:
-    return gr.Button(interactive=True), gr.Button(interactive=False)
-
-
-def _fail() -> tuple[Any, ...]:
-    return *_end(), ""
 
 
 def _session(request: gr.Request | None) -> str:

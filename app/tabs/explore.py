@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import services, settings, text
+from app import services, settings, text, work
 from app.errors import shows_errors
 from app.lens import RetroLens
 from app.live import LiveText
@@ -88,18 +88,17 @@ def build() -> Explore:
         ]
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    buttons = [run_button, stop_button]
-    outputs = [*buttons, progress]
-    ran = gr.on([run_button.click, prompt.submit], _begin, outputs=outputs, queue=False, **quiet).then(
+    work.wire(
+        [run_button.click, prompt.submit],
         run,
         inputs=[prompt, retrieval, datastore, *sampling],
         outputs=[lens, progress, shown],
-        concurrency_id="model",
-        concurrency_limit=1,
-        **quiet,
+        buttons=[run_button, stop_button],
+        progress=progress,
+        queue="model",
+        session=_session,
+        waiting="Waiting for the model…",
     )
-    ran.then(_end, outputs=buttons, queue=False, **quiet)
-    ran.failure(_fail, outputs=outputs, queue=False, **quiet)  # `then` does not follow an error
     stop_button.click(stop, outputs=progress, queue=False, **quiet)
     open_button.upload(open_trace, inputs=open_button, outputs=[lens, progress, shown], **quiet)
     for trace_id, button in zip(recorded, recorded_buttons, strict=True):
@@ -128,20 +127,6 @@ def _settings() -> list[gr.components.Component]:
 def _slider(name: str, label: str, step: float) -> gr.Slider:
     low, high, default, help_text = bounds(GenerationConfig, name)
     return gr.Slider(low, high, value=default, step=step, label=label, info=help_text, elem_id=name)
-
-
-def _begin(request: gr.Request) -> tuple[Any, ...]:
-    services.forget_stop(_session(request))
-    waiting = {"text": "Waiting for the model…", "tone": "busy"}  # another visitor's run may come first
-    return gr.Button(interactive=False), gr.Button(interactive=True), waiting
-
-
-def _end() -> tuple[gr.Button, gr.Button]:
-    return gr.Button(interactive=True), gr.Button(interactive=False)
-
-
-def _fail() -> tuple[Any, ...]:
-    return *_end(), ""
 
 
 def _short_title(trace_id: str) -> str:
