@@ -1,4 +1,4 @@
-"""python -m retro_core generate | train | export | evaluate | verify-reference
+"""python -m retro_core generate | train | export | evaluate | verify-reference | presets
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 verify-reference found a
 deviation beyond the tolerance, 2 an error said in one sentence, 130 stopped with Ctrl-C.
@@ -19,6 +19,7 @@ from indexing.errors import InputError, RetroError
 from indexing.files import write_json
 from indexing.neighbours import NO_CHUNK, Neighbours
 from retro_core.config import GenerationConfig, Settings, TrainConfig, bounds
+from retro_core.presets import PRESETS
 
 if TYPE_CHECKING:
     from indexing.datastore import Datastore
@@ -69,7 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON for programs")
     command.add_argument("--trace", metavar="FILE", type=Path, help="save a .retro.json that the app opens")
 
-    command = commands.add_parser("train", help="train a model, or resume the run of that name")
+    command = commands.add_parser(
+        "train",
+        help="train a model, or resume the run of that name",
+        epilog=f"Presets for --model: {', '.join(PRESETS)}. Their sizes: python -m retro_core presets",
+    )
     command.set_defaults(execute=_train)
     add_settings(command, TrainConfig)
 
@@ -99,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(execute=_verify_reference)
     command.add_argument("folder", metavar="DIR", type=Path, help="where these numbers are")
+
+    command = commands.add_parser("presets", help="sizes of models that train --model knows by name")
+    command.set_defaults(execute=_presets)
+    command.add_argument(
+        "--vocabulary", type=int, default=32128, metavar="N", help="tokens of the tokenizer (%(default)s)"
+    )
     return parser
 
 
@@ -258,6 +269,23 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         _print_json({"probes": probes})
     if arguments.out:
         write_json(arguments.out, {"probes": probes})
+
+
+def _presets(arguments: argparse.Namespace) -> None:
+    from retro_core.presets import count_parameters, preset
+
+    print(f"{'name':<17}  {'layers':>6}  {'width':>5}  {'no embeddings':>13}  {'parameters':>13}  CCA layers")
+    for name in PRESETS:
+        config = preset(name, arguments.vocabulary)
+        inner, all_in_all = count_parameters(config)
+        layers = ", ".join(map(str, config.dec_cca_layers))
+        print(
+            f"{name:<17}  {config.dec_num_layers:>6}  {config.dec_hidden_dim:>5,}  {inner:>13,}  "
+            f"{all_in_all:>13,}  {layers}"
+        )
+    print(
+        f"CCA layers count from 0; parameters for a vocabulary of {arguments.vocabulary:,}.", file=sys.stderr
+    )
 
 
 def _read_text(path: Path) -> str:

@@ -268,21 +268,3 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
-
-
-def _small(width: int, layers: int, cca_layers: list[int], ffn: int, heads: int) -> dict[str, Any]:
-    """Shared embeddings and a one-layer encoder: what copying is learned with on few tokens."""
-    return {
-        "mode": PAPER, "dropout_p": 0.0, "tie_embeddings": True, "enc_share_decoder_embs": True,
-        "enc_hidden_dim": width, "enc_num_layers": 1, "enc_ffn_dim": width, "enc_num_heads": heads,
-        "enc_qkv_dim": width, "enc_ca_layers": [0], "dec_hidden_dim": width, "dec_num_layers": layers,
-        "dec_ffn_dim": ffn, "dec_num_heads": heads, "dec_qkv_dim": width, "dec_cca_layers": cca_layers,
-        "dec_sa_pos_bias_num_buckets": 512,
-    }  # fmt: skip
-
-
-# Sizes by name; vocabulary and padding come from the tokenizer.
-PRESETS: dict[str, dict[str, Any]] = {
-    "toy": _small(64, 2, [1], 128, 2),
-    "small": _small(256, 4, [1, 3], 768, 4),
-}

@@ -144,7 +144,7 @@ def _same_shape(name: str, tensor: Tensor, of: str, ids: Tensor) -> None:
 def _same_device(name: str, tensor: Tensor, ids: Tensor) -> None:
     if tensor.device != ids.device:
         raise InputError(
-            f"{name} is on {tensor.device}, but input_ids is on {ids.device}. Move both to the model's device."
+            f"{name} is on {tensor.device}, but input_ids is on {ids.device}. Move both to one device."
         )
 
 

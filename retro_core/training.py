@@ -29,10 +29,11 @@ from indexing.errors import CheckpointError, ConfigError, InputError, TrainingEr
 from indexing.files import write_bytes, write_json
 from indexing.tokenizer import Tokenizer
 from retro_core.checkpoint import model_folder
-from retro_core.config import PRESETS, RetroConfig, TrainConfig, from_dict, read_object
+from retro_core.config import RetroConfig, TrainConfig, from_dict, read_object
 from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.evaluation import window_losses
 from retro_core.model import ChunkedCrossAttention, NeighbourEncoder, PositionBias, Retro, RMSNorm
+from retro_core.presets import PRESETS, preset
 
 CONFIG_FILE, MODEL_FILE = "config.json", "model.json"
 METRICS_FILE, CHECKPOINT_FILE = "metrics.jsonl", "checkpoint.pt"
@@ -197,8 +198,7 @@ def parameter_groups(model: Retro, config: TrainConfig) -> list[dict]:
 def resolve_model(name: str, tokenizer: Tokenizer) -> RetroConfig:
     """A preset, or a RetroConfig JSON file, with the tokenizer's vocabulary."""
     if name in PRESETS:
-        values = {**PRESETS[name], "num_embeddings": tokenizer.vocab_size, "pad_token_idx": tokenizer.pad_id}
-        return from_dict(RetroConfig, values)
+        return preset(name, tokenizer.vocab_size, tokenizer.pad_id)
     if not Path(name).is_file():
         raise ConfigError(
             f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a file. Give one of them."

@@ -199,14 +199,13 @@ def test_nothing_to_index_says_so():
 def tiny_model(monkeypatch):
     """A RETRO of random weights with the real tokenizer in the place of the bundled model."""
     from retro_core.checkpoint import LoadedModel
-    from retro_core.config import PRESETS, RetroConfig
     from retro_core.model import Retro
+    from retro_core.presets import preset
 
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     tokenizer = services.tokenizer()
-    sizes = {"num_embeddings": tokenizer.vocab_size, "pad_token_idx": tokenizer.pad_id}
-    config = RetroConfig(**{**PRESETS["toy"], **sizes})
+    config = preset("toy", tokenizer.vocab_size, tokenizer.pad_id)
     model = LoadedModel(Retro(config).eval(), config, tokenizer, "tiny", "0" * 64, Path("."), None)
     monkeypatch.setitem(services._models, paths.DEMO_MODEL, model)
     list(corpus.index(TEXT * 40, None, "rivers", False))

@@ -19,7 +19,9 @@ from retro_core.config import GenerationConfig
 from retro_core.trace import Trace
 
 
-@pytest.mark.parametrize("command", ["", "generate", "train", "export", "evaluate", "verify-reference"])
+@pytest.mark.parametrize(
+    "command", ["", "generate", "train", "export", "evaluate", "verify-reference", "presets"]
+)
 def test_help_answers_without_loading_torch(command):
     program = (
         "import sys; from retro_core.cli import main\n"
