@@ -24,9 +24,9 @@ millions:
 
 Where the paper contradicts itself: its text lets CCA start at layer 6 in every model; Table 10, which we
 follow, lets the two larger ones start at 9 ("9, 12, …, 24" and "9, 12, …, 32"; 32 is off that grid, so it
-ends at 30 here). Its counts fit a start at 6 better: with 7 and 9 CCA layers of q(3d + 2·896) each the formula
-gives 1,451 and 7,531. We take the encoder's heads, which we have not seen stated, to be the 16 of 64 of the
-smallest model, with which it gives 172 and 425.
+ends at 30 here). Its counts fit a start at 6 better: with 7 and 9 CCA layers of q(3d + 2·896) each the
+formula gives 1,451 and 7,531. We take the encoder's heads, which we have not seen stated, to be the 16 of 64
+of the smallest model, with which it gives 172 and 425.
 """
 
 from typing import Any
