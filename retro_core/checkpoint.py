@@ -29,7 +29,7 @@ from torch import Tensor
 from indexing import files, paths
 from indexing.errors import CheckpointError
 from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
-from retro_core.config import RetroConfig
+from retro_core.config import MODEL_TYPE, RetroConfig
 from retro_core.model import Retro
 
 CONFIG_FILE = "config.json"
@@ -86,7 +86,7 @@ def save_model(
         names = [f"model-{i:05}-of-{len(parts):05}.safetensors" for i in range(1, len(parts) + 1)]
     try:
         with files.new_folder(folder) as work:
-            files.write_json(work / CONFIG_FILE, model.config.to_dict())
+            files.write_json(work / CONFIG_FILE, {"model_type": MODEL_TYPE, **model.config.to_dict()})
             tokenizer.save(work)
             for name, part in zip(names, parts, strict=True):
                 save_file({key: weights[key] for key in part}, work / name, metadata={"format": "pt"})

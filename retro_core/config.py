@@ -27,6 +27,9 @@ def setting(default: Any, help: str, low: float | None = None, high: float | Non
 
 PAPER = "paper"
 REFERENCE = "reference"
+MODEL_TYPE = "retro-explorer"  # what a config.json says to Hugging Face's Auto classes
+# What Hugging Face writes into a config.json beside the model's own settings.
+_HUGGING_FACE_KEYS = ("model_type", "architectures", "dtype", "transformers_version")
 # Log-linear tables: one bucket per distance in half of the table, or of each of its two directions.
 _EXACT_PARTS = {
     "enc_sa_pos_bias_num_buckets": 4, "enc_ca_pos_bias_num_buckets": 4,
@@ -117,6 +120,7 @@ class RetroConfig:
     def from_json(cls, source: Path | str | dict) -> "RetroConfig":
         """Read a file or an already parsed object; see the class docstring for a missing `mode`."""
         values = source if isinstance(source, dict) else read_object(Path(source))
+        values = {key: value for key, value in values.items() if key not in _HUGGING_FACE_KEYS}
         return from_dict(cls, {"mode": REFERENCE, **values})
 
     def to_dict(self) -> dict[str, Any]:
