@@ -4,6 +4,7 @@ $RETRO_HOME/            default ~/.retro
     datastores/NAME/    what `indexing build` and the Corpus tab make
     models/NAME/        weights + config + tokenizer
     runs/ID/            training runs
+    bases/NAME/         language models of others, fetched to be RETRO-fitted
 
 What ships with the product lies in `assets/` in the same layout, read-only; a user's folder of the
 same name comes first.
@@ -53,6 +54,10 @@ def models_dir() -> Path:
 
 def runs_dir() -> Path:
     return home() / "runs"
+
+
+def bases_dir() -> Path:
+    return home() / "bases"
 
 
 def datastore_dir(name: str) -> Path:

@@ -17,8 +17,11 @@ from indexing.errors import CheckpointError
 TOKENIZER_FILE = "tokenizer.json"
 # A longer text is encoded piece by piece: one 50 MB string takes minutes and gigabytes.
 _BLOCK = 200_000
-_PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>")
-_END_NAMES = ("</s>", "<|endoftext|>", "[SEP]", "<eos>")
+_END_NAMES = ("</s>", "<|endoftext|>", "[SEP]", "<eos>", "<|end_of_text|>")
+# Language models of others may have no padding: then a mark that plain text does without, at last the end's.
+_PAD_NAMES = (
+    "<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<|im_end|>", "<unk>", *_END_NAMES,
+)  # fmt: skip
 
 
 class Tokenizer:
@@ -128,6 +131,23 @@ def train_byte_level_bpe(texts: Iterable[str], vocab_size: int, name: str) -> To
     rules = json.loads(inner.to_str())
     rules["added_tokens"] = []
     return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(rules)), name)
+
+
+def byte_level_bpe(
+    tokens: Sequence[str], merges: Sequence[tuple[str, str]], single_digits: bool, name: str
+) -> Tokenizer:
+    """A byte-level BPE from its parts: tokens in the order of their ids, and merges in order of rank.
+
+    single_digits  whether each digit is a token of its own, as in SmolLM
+    """
+    bpe = tokenizers.models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=list(merges))
+    inner = tokenizers.Tokenizer(bpe)
+    rules: list = [tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    if single_digits:
+        rules.insert(0, tokenizers.pre_tokenizers.Digits(individual_digits=True))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(rules)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    return Tokenizer(inner, name)
 
 
 def _first_id(inner: tokenizers.Tokenizer, names: tuple[str, ...], tokenizer: str) -> int:
