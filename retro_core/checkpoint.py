@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import pickle
-import zipfile
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from indexing import files, paths
-from indexing.errors import CheckpointError
+from indexing.errors import CheckpointError, InputError
 from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
 from retro_core.config import MODEL_TYPE, RetroConfig
 from retro_core.model import Retro
@@ -39,14 +39,15 @@ SUMS_FILE = "SHA256SUMS"
 CARD_FILE = "README.md"
 MAX_FILE_BYTES = 9_500_000  # git hosts refuse or warn about larger files
 _HEADER_BYTES = 256  # what safetensors writes about one tensor, rounded up
+_COMPUTABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to use: in eval mode, in float32.
+    """A model ready to use: in eval mode, in float32 unless asked for otherwise.
 
     name         of the folder
-    fingerprint  see `fingerprint`
+    fingerprint  see `fingerprint`; of the weights in float32, whatever they are used in
     card         text of the model card, None if there is none
     """
 
@@ -80,6 +81,7 @@ def save_model(
     if folder.exists():
         raise _exists(folder)
     weights = _stored_once(model, dtype)
+    _check_numbers(weights, f"The model for {folder}, stored as {dtype or 'it is'},")
     parts = _split(weights, max_file_bytes)
     names = [WEIGHTS_FILE]
     if len(parts) > 1:
@@ -104,12 +106,23 @@ def save_model(
         raise _exists(folder) from error
 
 
-def load_model(name_or_path: Path | str, device: str | torch.device = "cpu") -> LoadedModel:
-    """Open a model folder; see `model_folder` for names and paths.
+def load_model(
+    name_or_path: Path | str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> LoadedModel:
+    """Open a model folder, ours or one that Hugging Face's `save_pretrained` wrote; see `model_folder` for
+    names and paths.
+
+    dtype  what to compute in: None is float32; torch.bfloat16 or float16 need half of the memory, and are
+           slow on a processor without instructions for them
 
     Raises CheckpointError if files are missing or damaged, or if weights, config and tokenizer do not
-    belong together; InputError for a name that cannot be one; ConfigError for a bad config.json.
+    belong together; InputError for a name that cannot be one, a device that is not here, or a dtype that is
+    none to compute in; ConfigError for a bad config.json.
     """
+    if dtype is not None and dtype not in _COMPUTABLE:
+        names = ", ".join(map(str, _COMPUTABLE))
+        raise InputError(f"A model computes in {names}, got {dtype}. Choose one of them.")
+    _check_device(device)
     folder = model_folder(name_or_path)
     for name in (CONFIG_FILE, TOKENIZER_FILE):
         if not (folder / name).is_file():
@@ -118,17 +131,17 @@ def load_model(name_or_path: Path | str, device: str | torch.device = "cpu") -> 
     _check_sums(folder)
     tokenizer = Tokenizer.load(folder)
     _check_tokenizer(tokenizer, config, folder)
-    model = _new_model(config)
-    load_weights(model, read_folder(folder), str(folder))
+    model = _model_of(config, read_folder(folder), str(folder))
+    identity = fingerprint(model)
     card = folder / CARD_FILE
     return LoadedModel(
-        model=model.to(device).eval(),
+        model=model.to(device, dtype).eval(),
         config=config,
         tokenizer=tokenizer,
         name=folder.resolve().name,
-        fingerprint=fingerprint(model),
+        fingerprint=identity,
         folder=folder,
-        card=card.read_text(encoding="utf-8") if card.is_file() else None,
+        card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
     )
 
 
@@ -153,15 +166,13 @@ def model_folder(name_or_path: Path | str) -> Path:
 def load_reference(weights: Path | str, config: Path | str) -> Retro:
     """A model from the reference implementation's files, in eval mode.
 
-    weights  a Lightning checkpoint (.ckpt), a plain state_dict (.pt, .bin) or .safetensors
+    weights  a Lightning checkpoint (.ckpt), a plain state_dict (.pt, .bin) or .safetensors, in any precision
     config   its RetroConfig JSON; without a `mode` the model computes the reference's maths
 
     The output layer stays what the file says: an untied head is never tied to the embeddings.
     Raises CheckpointError naming missing, unexpected or wrongly shaped tensors.
     """
-    model = _new_model(RetroConfig.from_json(Path(config)))
-    load_weights(model, read_weights(weights), str(weights))
-    return model.eval()
+    return _model_of(RetroConfig.from_json(Path(config)), read_weights(weights), str(weights)).eval()
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
@@ -172,16 +183,18 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what damage did to a file's version; the error says more
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} cannot be opened safely: it is damaged, or it holds Python objects besides tensors, and "
             "opening those could run code from the file. In the program that made it, save only the tensors: "
             "torch.save(model.state_dict(), FILE)."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file ends in any of a dozen kinds, AssertionError among them
         raise CheckpointError(
-            f"{path} is not a PyTorch file or is damaged ({error}). Copy it again."
+            f"{path} is not a PyTorch file or is damaged ({_first_line(error)}). Copy it again."
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
@@ -208,10 +221,14 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
         )
     try:
         where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        # A name with a folder in it would reach outside the model folder.
-        names = sorted({Path(name).name for name in where.values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted({*where.values()})
+        outside = [name for name in names if Path(name).name != name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not an index of weight files. Copy the folder again.") from error
+    if outside:
+        raise CheckpointError(
+            f"{index} names {outside[0]!r}, expected files of its own folder only. Copy the folder again."
+        )
     weights: dict[str, Tensor] = {}
     for name in names:
         if not (folder / name).is_file():
@@ -221,40 +238,102 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: Retro, weights: dict[str, Tensor], source: str) -> None:
-    """Copy `weights` into `model`. Names that share one tensor in the model need to be there only once.
+    """Copy `weights` into `model`. Names that share one tensor in the model need to be there only once. A
+    prefix of all names (`module.`, `_orig_mod.` and the like) is dropped if the rest then fits.
 
-    Raises CheckpointError naming what is missing, unexpected, wrongly shaped or contradictory; `source` is
-    for the message.
+    Raises CheckpointError naming what is missing, unexpected, wrongly shaped, contradictory or not a number;
+    `source` is for the message.
     """
     expected = model.state_dict()
+    with torch.no_grad():
+        for names, tensor in _fitting(model, weights, source):
+            expected[names[0]].copy_(tensor)
+
+
+def _model_of(config: RetroConfig, weights: dict[str, Tensor], source: str) -> Retro:
+    """A model with these weights, in float32. A config that contradicts them is refused before it takes any
+    memory, and nothing is drawn at random for weights that are about to be replaced."""
+    with torch.device("meta"):
+        model = Retro(config)
+    for names, tensor in _fitting(model, weights, source):
+        # A copy, because tensors may lie in the file itself, which could be replaced while the model is used.
+        parameter = nn.Parameter(tensor.to(torch.float32, copy=True))
+        for name in names:
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, parameter)
+    return model
+
+
+def _fitting(model: Retro, weights: dict[str, Tensor], source: str) -> list[tuple[list[str], Tensor]]:
+    """For each tensor of the model, all its names and what `weights` has for it; see `load_weights`."""
+    expected = model.state_dict()
+    weights = _without_prefix(weights, expected)
+    shared = _same_tensor(model)
     unexpected = [key for key in weights if key not in expected]
     if unexpected:
         raise CheckpointError(
             f"{source} has {_listed(unexpected)}, which a model with this config has not. "
             "Give the config that belongs to these weights."
         )
-    missing = [names[0] for names in _same_tensor(expected) if not any(key in weights for key in names)]
+    missing = [names[0] for names in shared if not any(key in weights for key in names)]
+    if missing == ["lm_head.weight"]:
+        raise CheckpointError(
+            f"{source} lacks lm_head.weight, which a model with this config has. If its output layer is the "
+            "token embeddings, set tie_embeddings to true in the config; otherwise give a complete file."
+        )
     if missing:
         raise CheckpointError(
             f"{source} lacks {_listed(missing)}, which a model with this config has. "
             "Give the config that belongs to these weights, or a complete file."
         )
-    for key, tensor in weights.items():
-        if tensor.shape != expected[key].shape:
-            raise CheckpointError(
-                f"{source}: {key} has shape {list(tensor.shape)}, but the config makes it "
-                f"{list(expected[key].shape)}. Give the config that belongs to these weights."
-            )
-    for names in _same_tensor(expected):
+    other = [
+        f"{key} has shape {list(tensor.shape)}, but the config makes it {list(expected[key].shape)}"
+        for key, tensor in weights.items()
+        if tensor.shape != expected[key].shape
+    ]
+    if other:
+        raise CheckpointError(
+            f"{source}: {_listed(other, '; ')}. Give the config that belongs to these weights."
+        )
+    _check_numbers(weights, source)
+    found = []
+    for names in shared:
         given = [key for key in names if key in weights]
-        for other in given[1:]:
-            if not torch.equal(weights[given[0]], weights[other]):
+        for key in given[1:]:
+            if not torch.equal(weights[given[0]], weights[key]):
                 raise CheckpointError(
-                    f"{source}: {given[0]} and {other} differ, but the config says they are one tensor. "
+                    f"{source}: {given[0]} and {key} differ, but the config says they are one tensor. "
                     "Turn tie_embeddings or enc_share_decoder_embs off in the config."
                 )
-        with torch.no_grad():
-            expected[given[0]].copy_(weights[given[0]])
+        found.append((names, weights[given[0]]))
+    return found
+
+
+def _without_prefix(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a wrapper (DDP, torch.compile, a module that holds the model) puts before all names is dropped, if
+    every name is then one that is expected."""
+    keys = list(weights)
+    shared = os.path.commonprefix([key.split(".")[:-1] for key in keys])
+    for count in range(1, len(shared) + 1):
+        prefix = ".".join(shared[:count]) + "."
+        if all(key.removeprefix(prefix) in expected for key in keys):
+            return {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
+    return weights
+
+
+def _check_numbers(weights: dict[str, Tensor], source: str) -> None:
+    strange = [key for key, tensor in weights.items() if not tensor.is_floating_point()]
+    if strange:
+        raise CheckpointError(
+            f"{source}: {strange[0]} is of type {str(weights[strange[0]].dtype).removeprefix('torch.')}, "
+            "expected floating-point numbers. Give weights that are not quantised."
+        )
+    broken = [key for key, tensor in weights.items() if not torch.isfinite(tensor.float()).all()]
+    if broken:
+        raise CheckpointError(
+            f"{source} has NaN or infinite numbers in {_listed(broken)}. The file is damaged or its training "
+            "failed; use an earlier checkpoint."
+        )
 
 
 def fingerprint(model: Retro) -> str:
@@ -269,18 +348,23 @@ def fingerprint(model: Retro) -> str:
     return total.hexdigest()
 
 
-def _new_model(config: RetroConfig) -> Retro:
-    """A model whose weights are about to be replaced; the caller's random numbers stay what they were."""
-    with torch.random.fork_rng(devices=[]):
-        return Retro(config)
+def _check_device(device: str | torch.device) -> None:
+    """Raise InputError for a device that is not here."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # it differs from device to device
+        raise InputError(
+            f"Device {str(device)!r} cannot be used here ({_first_line(error)}). Use 'cpu', or install a "
+            "PyTorch that supports it."
+        ) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} is not a safetensors file or is damaged ({error}). Copy it again."
+            f"{path} is not a safetensors file or is damaged ({_first_line(error)}). Copy it again."
         ) from error
 
 
@@ -288,15 +372,15 @@ def _stored_once(model: Retro, dtype: torch.dtype | None) -> dict[str, Tensor]:
     state = model.state_dict()
     return {
         names[0]: state[names[0]].detach().to("cpu", dtype or state[names[0]].dtype).contiguous()
-        for names in _same_tensor(state)
+        for names in _same_tensor(model)
     }
 
 
-def _same_tensor(state: dict[str, Tensor]) -> list[list[str]]:
-    """Names of a state_dict grouped by the memory they stand for."""
+def _same_tensor(model: Retro) -> list[list[str]]:
+    """Names in the state_dict, grouped by the parameter they stand for."""
     groups: dict[int, list[str]] = {}
-    for key, tensor in state.items():
-        groups.setdefault(tensor.data_ptr(), []).append(key)
+    for key, parameter in model.state_dict(keep_vars=True).items():
+        groups.setdefault(id(parameter), []).append(key)
     return list(groups.values())
 
 
@@ -319,7 +403,7 @@ def _check_sums(folder: Path) -> None:
     sums = folder / SUMS_FILE
     if not sums.is_file():
         return
-    for line in sums.read_text(encoding="utf-8").splitlines():
+    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
         wanted, _, name = line.partition("  ")
         path = folder / Path(name).name
         if not path.is_file():
@@ -359,10 +443,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _listed(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str], between: str = ", ") -> str:
     """'a, b, c and 4 more'"""
     names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return between.join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _kind(content: object) -> str:

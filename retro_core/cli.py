@@ -1,4 +1,5 @@
-"""python -m retro_core generate | train | export | evaluate | verify-reference | presets
+"""python -m retro_core generate | train | export | evaluate | verify-reference |
+import-reference | presets
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 verify-reference found a
 deviation beyond the tolerance, 2 an error said in one sentence, 130 stopped with Ctrl-C.
@@ -104,6 +105,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(execute=_verify_reference)
     command.add_argument("folder", metavar="DIR", type=Path, help="where these numbers are")
+
+    command = commands.add_parser(
+        "import-reference", help="make a model of a checkpoint of the reference implementation"
+    )
+    command.set_defaults(execute=_import_reference)
+    command.add_argument("weights", metavar="WEIGHTS", type=Path, help=".ckpt, .pt, .bin or .safetensors")
+    command.add_argument("config", metavar="CONFIG", type=Path, help="its RetroConfig, JSON")
+    command.add_argument("name", metavar="NAME", help="name of the new model, or a folder with a slash in it")
+    command.add_argument(
+        "--tokenizer", required=True, help="a model's name, or a folder that holds a tokenizer.json"
+    )
+    command.add_argument("--half", action="store_true", help="store weights in 16 bits instead of 32")
+    command.add_argument("--card", metavar="FILE", type=Path, help="the model card, Markdown")
 
     command = commands.add_parser("presets", help="sizes of models that train --model knows by name")
     command.set_defaults(execute=_presets)
@@ -231,13 +245,30 @@ def _export(arguments: argparse.Namespace) -> None:
     from retro_core.training import load_run
 
     model, settings, step, tokens = load_run(arguments.run)
-    folder = Path(arguments.name)
-    if "/" not in arguments.name:
-        folder = paths.models_dir() / paths.check_name(arguments.name)
     card = _read_text(arguments.card) if arguments.card else None
     dtype = torch.float16 if arguments.half else None
+    folder = _new_model_folder(arguments.name)
     save_model(folder, model, Tokenizer.load(model_folder(settings.tokenizer)), card, dtype)
     print(f"{folder}: {model.num_parameters():,} parameters after {step:,} steps and {tokens:,} tokens")
+
+
+def _import_reference(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from indexing.tokenizer import Tokenizer
+    from retro_core.checkpoint import load_reference, model_folder, save_model
+
+    folder = _new_model_folder(arguments.name)
+    tokenizer = Tokenizer.load(model_folder(arguments.tokenizer))
+    card = _read_text(arguments.card) if arguments.card else None
+    model = load_reference(arguments.weights, arguments.config)
+    save_model(folder, model, tokenizer, card, torch.float16 if arguments.half else None)
+    print(f"{folder}: {model.num_parameters():,} parameters")
+
+
+def _new_model_folder(name: str) -> Path:
+    """Where a new model goes: a plain word is a name among the user's models, else it is a path."""
+    return Path(name) if "/" in name else paths.models_dir() / paths.check_name(name)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
