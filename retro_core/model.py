@@ -22,6 +22,7 @@ Axes: b batch, n tokens, l chunks, m chunk size, k neighbours, r retrieved lengt
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +31,15 @@ from torch import Tensor, nn
 
 from indexing.errors import InputError
 from indexing.neighbours import Neighbours
+from retro_core.cache import DecodingCache, KeysValues
 from retro_core.config import REFERENCE, RetroConfig
+from retro_core.inputs import check_inputs
+from retro_core.reading import Reading, by_neighbour, hides
 
 IGNORED_LABEL = -100
 EMBEDDING_STD = 0.02
 _MASKED = -10000.0  # what the reference adds to the score of a hidden key
+_PIECE = 512  # rows of logits that are held at once where a loss is all that is wanted
 
 
 # ---------------------------------------------------------------------------------------- positions
@@ -92,9 +97,24 @@ class PositionBias(nn.Module):
         self.bidirectional, self.max_distance = bidirectional, max_distance
         self.relative_attention_bias = nn.Embedding(num_buckets, num_heads)
 
-    def forward(self, relative: Tensor) -> Tensor:
-        """relative (...,) int -> (h, ...)"""
-        return rearrange(self.relative_attention_bias(self.buckets(relative)), "... h -> h ...")
+    def line(self, first: int, count: int, sign: int = 1) -> Tensor:
+        """(h, count): scores of the distances first, first + sign, first + 2 * sign, ..."""
+        steps = torch.arange(count, device=self.relative_attention_bias.weight.device)
+        return self.relative_attention_bias(self.buckets(first + sign * steps)).T
+
+    def matrix(self, queries: int, keys: int, first: int = 0, sign: int = 1) -> Tensor:
+        """(h, queries, keys): the score of query i and key j is that of the distance first + sign * (j - i).
+
+        Only queries + keys distances occur, so no more rows of the table are looked up, forward or backward.
+        """
+        period = queries + keys
+        # line[(j - i) mod period], with one unused place between the last key and the first query
+        line = torch.cat(
+            [self.line(first, keys + 1, sign), self.line(first - sign * (queries - 1), queries - 1, sign)], -1
+        )
+        # Reading a line again and again with one step less than its period shifts it by one in each row.
+        rows = line[:, None].expand(-1, queries, -1).reshape(len(line), -1)[:, : queries * (period - 1)]
+        return rows.view(len(line), queries, period - 1)[:, :, :keys]
 
     def buckets(self, relative: Tensor) -> Tensor:
         """relative (...,) int -> its row of the table (...,)"""
@@ -149,26 +169,53 @@ class AttentionCore(nn.Module):
         return rearrange(x, "... n (h d) -> ... h n d", h=self.num_heads)
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, masks: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """q (..., h, i, d), k and v (..., h, j, d), bias (h, i, j), masks bool broadcastable to
-        (..., h, i, j), True where a key may be read -> output (..., i, out), weights (..., h, i, j)."""
-        if self.scaled:
-            q = q * q.shape[-1] ** -0.5
-        scores = q @ k.transpose(-1, -2) + bias
-        if self.scaled:
-            visible = masks[0]
-            for mask in masks[1:]:
-                visible = visible & mask
-            scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
-            # The product matters in rows without any visible key only: uniform there, exactly 0 after it.
-            weights = scores.softmax(dim=-1) * visible
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor,
+        present: Tensor | None = None,
+        causal: Tensor | None = None,
+        capture: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """q (a, h, i, d), k and v (a, h, j, d), bias (h, i, j) -> output (a, i, out), with `capture` also
+        weights (a, h, i, j).
+
+        present (a, j) and causal (i, j) are True where a key may be read, None where all may.
+        """
+        visible = causal
+        if present is not None:
+            present = present[:, None, None, :]
+            visible = present if causal is None else present & causal
+        dropped = self.dropout.p if self.training else 0.0
+        weights = None
+        # The reference adds its masks to the scores, which rounds them; where all keys are hidden that shows.
+        if capture or dropped or not (self.scaled or present is None):
+            scores = q @ k.transpose(-1, -2) * self._scale(q) + bias
+            if self.scaled:
+                weights = self._hide(scores, visible).softmax(dim=-1)
+                # This matters in rows without any visible key only: uniform there, exactly 0 after it.
+                weights = weights if visible is None else weights * visible
+            else:
+                weights = self._hide(self._hide(scores, present), causal).softmax(dim=-1)
+            mixed = self.dropout(weights) @ v
         else:
-            for mask in masks:
-                scores = scores + (~mask) * _MASKED
-            weights = scores.softmax(dim=-1)
-        mixed = self.dropout(weights) @ v
-        return self.dropout(self.final_proj(rearrange(mixed, "... h n d -> ... n (h d)"))), weights
+            bias = self._hide(bias, visible).to(q.dtype).expand(len(q), -1, -1, -1)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self._scale(q))
+            if present is not None:
+                mixed = mixed * visible.any(dim=-1, keepdim=True)
+        out = self.dropout(self.final_proj(rearrange(mixed, "a h n d -> a n (h d)")))
+        return out, weights if capture else None
+
+    def _hide(self, scores: Tensor, visible: Tensor | None) -> Tensor:
+        if visible is None:
+            return scores
+        if self.scaled:
+            return scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
+        return scores + (~visible) * _MASKED
+
+    def _scale(self, q: Tensor) -> float:
+        return q.shape[-1] ** -0.5 if self.scaled else 1.0
 
 
 class SelfAttention(nn.Module):
@@ -179,16 +226,24 @@ class SelfAttention(nn.Module):
         self.multi_head_attention = core
         self.causal = causal
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (..., n, d), mask (..., n) bool: True where a key may be read."""
+    def forward(self, x: Tensor, mask: Tensor | None, past: KeysValues | None = None) -> Tensor:
+        """x (a, n, d); mask (a, j) bool, True where a key may be read, None where all may. With `past`, x
+        follows the tokens in there, joins them, and the j keys are all of them."""
         core, n = self.multi_head_attention, x.shape[-2]
         q, k, v = (core.heads(part) for part in self.qkv_proj(self.ln(x)).chunk(3, dim=-1))
-        index = torch.arange(n, device=x.device)
-        relative = index[None, :] - index[:, None]  # (query, key)
-        masks = [mask[..., None, None, :]]
-        if self.causal:
-            masks.append(relative <= 0)
-        out, _ = core(q, k, v, core.positional_bias(relative), masks)
+        if past is not None:
+            k, v = past.append(k, v)
+        j = k.shape[-2]
+        causal = None
+        if past is not None and n == 1:
+            # The one query stands at the last key: distances 1 - j ... 0 end the line of all distances.
+            line = past.line(j, lambda size: core.positional_bias.line(1 - size, size))
+            bias = line[:, None]
+        else:
+            bias = core.positional_bias.matrix(n, j, first=n - j)
+            if self.causal:
+                causal = torch.ones(n, j, dtype=torch.bool, device=x.device).tril(j - n)
+        out, _ = core(q, k, v, bias, mask, causal)
         return x + out
 
 
@@ -214,18 +269,17 @@ class CrossAttention(nn.Module):
 class ChunkAttention(CrossAttention):
     """Encoder cross-attention: each neighbour's tokens read the chunk that retrieved it."""
 
-    def forward(self, x: Tensor, chunk: Tensor, chunk_mask: Tensor) -> Tensor:
-        """x (b, l, k, r, d), chunk (b, l, m, d_dec), chunk_mask (b, l, m) -> like x"""
-        core = self.multi_head_attention
-        q = core.heads(self.q_proj(self.ln(x)))
-        k, v = self.keys_and_values(chunk[:, :, None])  # the same for every neighbour
-        own = torch.arange(x.shape[3], device=x.device)
-        asked = torch.arange(chunk.shape[2], device=x.device)
+    def forward(self, x: Tensor, chunk: Tensor, chunk_mask: Tensor | None) -> Tensor:
+        """x (a, k, r, d), chunk (a, m, d_dec), chunk_mask (a, m) or None where nothing is hidden -> like x"""
+        core, (_, k, r, _), m = self.multi_head_attention, x.shape, chunk.shape[-2]
+        # Neighbours of a chunk ask the same keys; only their positions differ, so they ask as one sequence.
+        q = core.heads(rearrange(self.q_proj(self.ln(x)), "a k r d -> a (k r) d"))
+        keys, values = self.keys_and_values(chunk)
         # d(i', i) = i' - i in the paper; key - query in the reference. The sign only names buckets, but a
         # reference checkpoint needs its own, and the table's range must lie where the distances are.
-        relative = asked[None, :] - own[:, None] if not core.scaled else own[:, None] - asked[None, :]
-        out, _ = core(q, k, v, core.positional_bias(relative), [chunk_mask[:, :, None, None, None, :]])
-        return x + out
+        bias = core.positional_bias.matrix(r, m, sign=-1 if core.scaled else 1)
+        out, _ = core(q, keys, values, repeat(bias, "h r m -> h (k r) m", k=k), chunk_mask)
+        return x + rearrange(out, "a (k r) d -> a k r d", k=k)
 
 
 class ChunkedCrossAttention(CrossAttention):
@@ -235,31 +289,85 @@ class ChunkedCrossAttention(CrossAttention):
         super().__init__(*args, **kwargs)
         self.chunk_size = chunk_size
 
-    def forward(self, x: Tensor, encoded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """x (b, n, d) with l = n // m complete chunks, encoded (b, l, k, r, d_enc), mask (b, l, k, r)
-        -> what CCA adds to x (b, n, d), exactly 0 where nothing is read; weights (b, l, h, m, k, r)."""
-        core, m, n = self.multi_head_attention, self.chunk_size, x.shape[1]
-        num_chunks, k, r = mask.shape[1:]
-        attending = F.pad(self.ln(x)[:, m - 1 :], (0, 0, 0, num_chunks * m - (n - m + 1)))
-        q = core.heads(rearrange(self.q_proj(attending), "b (l m) d -> b l m d", m=m))
-        keys, values = self.keys_and_values(rearrange(encoded, "b l k r d -> b l (k r) d"))
-        flat_mask = rearrange(mask, "b l k r -> b l (k r)")
-        query = torch.arange(m, device=x.device)[:, None]
-        if core.scaled:  # d = i - i' + m - 1, the same for every neighbour
-            relative = query - torch.arange(r, device=x.device)[None, :] + m - 1
-            bias = repeat(core.positional_bias(relative), "h m r -> h m (k r)", k=k)
-        else:  # key - query over the concatenated neighbours
-            bias = core.positional_bias(torch.arange(k * r, device=x.device)[None, :] - query)
-        out, weights = core(q, keys, values, bias, [flat_mask[:, :, None, None, :]])
-        present = flat_mask.any(dim=-1)[:, :, None, None]
-        out = out * present
-        if not core.scaled:  # weights of missing keys only, which the additive masks leave at 1 in all
-            weights = weights * present[..., None]
-        out = rearrange(out, "b l m d -> b (l m) d")[:, : n - m + 1]
-        return F.pad(out, (0, 0, m - 1, 0)), rearrange(weights, "b l h m (k r) -> b l h m k r", k=k)
+    def chunk_keys_and_values(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """encoded (b, l, k, r, d_enc) -> keys and values (b, l, h, k*r, d)"""
+        return self.keys_and_values(rearrange(encoded, "b l k r d -> b l (k r) d"))
+
+    def forward(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        bias: Tensor,
+        past: int = 0,
+        capture: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (b, n, d): the positions past ... past + n - 1 of texts whose l = (past + n) // m complete chunks
+        have neighbours with `keys` and `values` (b, l, h, k*r, d); mask (b, l, k*r) or None where nothing is
+        hidden; bias from `window_bias` -> what CCA adds to x (b, n, d), exactly 0 where nothing is read; with
+        `capture` the weights (b, l', h, m, k*r) of the l' chunks that these positions read, 0 in rows of
+        earlier positions."""
+        m, n = self.chunk_size, x.shape[1]
+        skipped = max(0, m - 1 - past)  # the first m - 1 positions of a text read nothing
+        chunk, row = divmod(past + skipped - (m - 1), m)
+        count = keys.shape[1] - chunk
+        if count <= 0:
+            return torch.zeros_like(x), None
+        rows = n - skipped if count == 1 else m
+        reading = self.ln(x)[:, skipped:]
+        if count > 1:
+            reading = F.pad(reading, (0, 0, row, count * m - row - reading.shape[1]))
+        first = row if count == 1 else 0
+        out, weights = self.attend(
+            rearrange(reading, "b (l i) d -> (b l) i d", l=count),
+            keys[:, chunk:].flatten(0, 1),
+            values[:, chunk:].flatten(0, 1),
+            None if mask is None else mask[:, chunk:].flatten(0, 1),
+            bias[:, first : first + rows],
+            capture,
+        )
+        out = rearrange(out, "(b l) i d -> b (l i) d", l=count)
+        if count > 1:
+            out = out[:, row : row + n - skipped]
+        if weights is not None:
+            weights = F.pad(weights, (0, 0, first, m - rows - first))
+            weights = rearrange(weights, "(b l) h m j -> b l h m j", l=count)
+            if count > 1 and row:  # only after a cache, so no gradient needs what is overwritten
+                weights[:, 0, :, :row] = 0
+        return F.pad(out, (0, 0, skipped, 0)), weights
+
+    def attend(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        bias: Tensor,
+        capture: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (a, i, d) after the norm, keys and values (a, h, k*r, d), mask (a, k*r), bias (h, i, k*r)
+        -> what is added to the residual stream (a, i, d), weights (a, h, i, k*r) or None"""
+        core = self.multi_head_attention
+        out, weights = core(core.heads(self.q_proj(x)), keys, values, bias, mask, capture=capture)
+        if mask is not None:
+            present = mask.any(dim=-1)[:, None, None]
+            out = out * present
+            if weights is not None:  # missing keys only, which the additive masks leave at 1 in all
+                weights = weights * present[..., None]
+        return out, weights
+
+    def window_bias(self, num_neighbours: int, length: int) -> Tensor:
+        """(h, m, k*r): scores of the rows of a reading window and the keys of k neighbours of this length."""
+        bias, m = self.multi_head_attention.positional_bias, self.chunk_size
+        if self.multi_head_attention.scaled:  # d = i - i' + m - 1, the same for every neighbour
+            return repeat(
+                bias.matrix(m, length, first=m - 1, sign=-1), "h m r -> h m (k r)", k=num_neighbours
+            )
+        return bias.matrix(m, num_neighbours * length)  # key - query over the concatenated neighbours
 
 
-# ------------------------------------------------------------------------------------------ network
+# ------------------------------------------------------------------------------------------- network
 
 
 class NeighbourEncoder(nn.Module):
@@ -292,15 +400,22 @@ class NeighbourEncoder(nn.Module):
             layer["2"] = FeedForward(c.enc_hidden_dim, c.enc_ffn_dim, c.dropout_p)
             self.layers.append(layer)
 
-    def forward(self, ids: Tensor, mask: Tensor, chunk: Tensor, chunk_mask: Tensor) -> list[Tensor]:
-        """ids and mask (b, l, k, r), chunk (b, l, m, d_dec), chunk_mask (b, l, m)
-        -> states after the embeddings and after each layer, each (b, l, k, r, d_enc)."""
+    def forward(
+        self, ids: Tensor, mask: Tensor | None, chunk: Tensor, chunk_mask: Tensor | None
+    ) -> list[Tensor]:
+        """ids (b, l, k, r), chunk (b, l, m, d_dec); masks (b, l, k, r) and (b, l, m), None where nothing is
+        hidden -> states after the embeddings and after each layer, each (b, l, k, r, d_enc)."""
+        b, l, k, _ = ids.shape  # noqa: E741
+        mask = None if mask is None else mask.flatten(0, 2)
+        chunk = chunk.flatten(0, 1)
+        chunk_mask = None if chunk_mask is None else chunk_mask.flatten(0, 1)
         states = [self.enc_embs(ids)]
         for layer in self.layers:
-            x = layer["0"](states[-1], mask)
+            x = layer["0"](states[-1].flatten(0, 2), mask)
             if "1" in layer:
-                x = layer["1"](x, chunk, chunk_mask)
-            states.append(layer["2"](x))
+                x = rearrange(x, "(a k) r d -> a k r d", k=k)
+                x = layer["1"](x, chunk, chunk_mask).flatten(0, 1)
+            states.append(layer["2"](x).unflatten(0, (b, l, k)))
         return states
 
 
@@ -341,20 +456,20 @@ class RetroBase(nn.Module):
         self.final_layer_norm = RMSNorm(c.dec_hidden_dim)
 
     def encode(
-        self, x: Tensor, input_mask: Tensor, ids: Tensor, mask: Tensor, first: int = 0
+        self, x: Tensor, input_mask: Tensor | None, ids: Tensor, mask: Tensor | None, first: int = 0
     ) -> list[Tensor]:
         """Encoder states for the neighbours ids (b, l, k, r) of the chunks first ... first + l - 1 of
-        x (b, n, d); see NeighbourEncoder."""
-        m = self.config.chunk_size
-        missing = (first + ids.shape[1]) * m - x.shape[1]  # below 0: padding by so much cuts it off
-        chunk = F.pad(x, (0, 0, 0, missing))[:, first * m :]
-        chunk_mask = F.pad(input_mask, (0, missing))[:, first * m :]
-        return self.encoder(
-            ids,
-            mask,
-            rearrange(chunk, "b (l m) d -> b l m d", m=m),
-            rearrange(chunk_mask, "b (l m) -> b l m", m=m),
-        )
+        x (b, n, d); masks like ids and (b, n), None where nothing is hidden; see NeighbourEncoder."""
+        m, end = self.config.chunk_size, (first + ids.shape[1]) * self.config.chunk_size
+        if end > x.shape[1]:  # the last chunk is incomplete
+            if input_mask is None:
+                input_mask = x.new_ones(x.shape[:2], dtype=torch.bool)
+            input_mask = F.pad(input_mask, (0, end - x.shape[1]))
+            x = F.pad(x, (0, 0, 0, end - x.shape[1]))
+        chunk = rearrange(x[:, first * m : end], "b (l m) d -> b l m d", m=m)
+        if input_mask is not None:
+            input_mask = rearrange(input_mask[:, first * m : end], "b (l m) -> b l m", m=m)
+        return self.encoder(ids, mask, chunk, input_mask)
 
 
 @dataclass(frozen=True)
@@ -371,16 +486,19 @@ class Capture:
 class CcaWeights:
     """Attention weights of chunked cross-attention.
 
-    weights (layer, b, l, h, m, k, r): row i of chunk u is position u*m + m-1 + i of the sequence; each row
-    sums to 1 over (k, r), or is 0 where the chunk has no neighbours.
+    weights (layer, b, l, h, m, k, r): row i of chunk first_chunk + u is position (first_chunk+u)*m + m-1 + i
+    of the sequence; each row sums to 1 over (k, r), or is 0 where the chunk has no neighbours, and where the
+    position came before those that were computed.
+    num_tokens  of the whole sequence
     """
 
     weights: Tensor
     num_tokens: int
+    first_chunk: int = 0
 
     def by_token(self) -> Tensor:
-        """(layer, b, h, n, k, r) with the shift undone: row t belongs to position t. The first m-1 rows
-        are 0."""
+        """(layer, b, h, n, k, r) of a whole sequence with the shift undone: row t belongs to position t. The
+        first m-1 rows are 0."""
         m = self.weights.shape[4]
         rows = rearrange(self.weights, "a b l h m k r -> a b h (l m) k r")
         rows = F.pad(rows, (0, 0, 0, 0, m - 1, 0))[:, :, :, : self.num_tokens]
@@ -389,7 +507,8 @@ class CcaWeights:
 
 @dataclass  # not frozen: Lightning rebuilds outputs in place
 class RetroOutput:
-    """logits (b, n, v) · loss, () or (b, n) · and, only when asked for with `Capture`:
+    """logits (b, n, v), of the last positions only where so asked, None where a loss was enough · loss, ()
+    or (b, n) · and, only when asked for with `Capture`:
 
     attention       CcaWeights, or None where nothing was read
     write_strength  (layer, b, n): |CCA(h)| / |h| of each CCA layer, 0 where nothing was read
@@ -403,7 +522,7 @@ class RetroOutput:
                     (b, l, k, r, d_enc)
     """
 
-    logits: Tensor
+    logits: Tensor | None
     loss: Tensor | None = None
     attention: CcaWeights | None = None
     write_strength: Tensor | None = None
@@ -437,6 +556,9 @@ class Retro(nn.Module):
         encoded: Tensor | None = None,
         capture: Capture | None = None,
         loss_reduction: str = "mean",
+        logits_to_keep: int | None = 0,
+        cache: DecodingCache | None = None,
+        fresh_ids: Tensor | None = None,
     ) -> RetroOutput:
         """input_ids (b, n) · neighbour_ids (b, l, k, r) for l = n // m complete chunks (or ceil(n / m): the
         neighbours of an incomplete chunk reach nothing), None for Retro[Off] · labels (b, n), the token that
@@ -447,81 +569,117 @@ class Retro(nn.Module):
         encoded (b, l', k, r, d_enc): `RetroOutput.encoded` of an earlier call on a text that began alike. The
         first l' chunks' neighbours are then not encoded again.
 
-        Raises InputError for empty input, ids outside the vocabulary or the wrong number of chunks.
+        logits_to_keep  of so many last positions are logits computed: 0 for all, None for none, which with
+                        labels needs the least memory (large vocabularies are then gone through in pieces)
+
+        cache  from `new_cache`, for inference: input_ids (and input_mask) are then only the tokens that
+               follow those in the cache, and join them. neighbour_ids are still those of all complete chunks
+               of the whole text; those that are in the cache are not looked at again, and None means that the
+               chunks completed by this call have none. Not with labels, log_probs or hidden_states.
+        fresh_ids  (b, k, r), with a cache and one token: neighbours of the last m tokens, looked up between
+               two chunk borders. From this token on they are read instead of the chunk's own, in a reading
+               window that begins here, until the next border.
+
+        Raises InputError for what `check_inputs` refuses and for what a cache cannot do.
         """
         capture = capture or Capture()
         base, pad, m = self.base, self.config.pad_token_idx, self.config.chunk_size
-        self._check(input_ids, neighbour_ids)
+        past, n = 0 if cache is None else cache.length, input_ids.shape[-1]
+        check_inputs(self.config, input_ids, neighbour_ids, input_mask, neighbour_mask, labels, encoded, past)
+        if cache is not None:
+            _check_cached(cache, input_ids, labels, capture, fresh_ids)
         input_mask = (input_ids != pad) if input_mask is None else input_mask.bool()
-        num_chunks = input_ids.shape[1] // m
-        reads = neighbour_ids is not None and bool(self.config.dec_cca_layers)
-        reads = reads and 0 not in neighbour_ids.shape[2:]  # k = 0 is Retro[Off] too
-        if reads:
-            neighbour_mask = (neighbour_ids != pad) if neighbour_mask is None else neighbour_mask.bool()
-        states: list[Tensor] | None = None
+        padded = hides(input_mask)
+        if cache is not None:
+            input_mask = cache.mask.append(input_mask)
+            cache.padded = padded = cache.padded or padded
+        input_mask = input_mask if padded else None
+
+        reads = neighbour_ids is not None and 0 not in neighbour_ids.shape[2:]  # k = 0 is Retro[Off] too
+        reading = Reading(base.encode, pad, m, cache, past, n)
         attention: list[Tensor] = []
         strength: list[Tensor] = []
 
         x = base.dec_embs(input_ids)
         hidden = [x]
-        for layer in base.decoder:
-            x = layer["0"](x, input_mask)
-            if "1" in layer and reads:
-                if states is None:
-                    known = 0 if encoded is None else encoded.shape[1]
-                    states = base.encode(
-                        x, input_mask, neighbour_ids[:, known:], neighbour_mask[:, known:], first=known
+        for index, layer in enumerate(base.decoder):
+            x = layer["0"](x, input_mask, None if cache is None else cache.layer(index))
+            if "1" in layer:
+                if not reading.prepared:
+                    reading.prepare(
+                        x, input_mask, neighbour_ids if reads else None, neighbour_mask, encoded, fresh_ids
                     )
-                    encoded = states[-1] if encoded is None else torch.cat([encoded, states[-1]], dim=1)
-                if num_chunks:
-                    written, weights = layer["1"](x, encoded[:, :num_chunks], neighbour_mask[:, :num_chunks])
-                    if capture.attention:
+                written, weights = reading.read(index, layer["1"], x, capture.attention)
+                if written is not None:
+                    if weights is not None:
                         attention.append(weights)
                     if capture.write_strength:
                         strength.append(written.norm(dim=-1) / x.norm(dim=-1).clamp(min=1e-8))
                     x = x + written
             x = layer["2"](x)
             hidden.append(x)
+        if cache is not None:
+            cache.length += n
         final = base.final_layer_norm(x)
-        logits = self.lm_head(final)
 
-        loss = None
-        if labels is not None:
+        loss, logits = None, None
+        if logits_to_keep is not None:
+            logits = self.lm_head(final[:, -logits_to_keep:])
+        if labels is not None and logits is not None and logits.shape[1] == n:
             loss = F.cross_entropy(
                 rearrange(logits, "b n v -> (b n) v"), labels.flatten(), ignore_index=IGNORED_LABEL,
                 reduction=loss_reduction,
             )  # fmt: skip
             loss = loss.view_as(labels) if loss_reduction == "none" else loss
+        elif labels is not None:
+            loss = cross_entropy_in_pieces(final, self.lm_head.weight, labels, loss_reduction)
         return RetroOutput(
             logits=logits,
             loss=loss,
-            attention=CcaWeights(torch.stack(attention), input_ids.shape[1]) if attention else None,
+            attention=CcaWeights(
+                by_neighbour(torch.stack(attention), reading.num_neighbours),
+                past + n,
+                max(past - (m - 1), 0) // m,
+            )
+            if attention
+            else None,
             write_strength=torch.stack(strength) if strength else None,
             log_probs=token_log_probs(logits, input_ids) if capture.log_probs else None,
             hidden_states=hidden if capture.hidden_states else None,
             final_hidden=final if capture.hidden_states else None,
-            neighbour_states=states if capture.hidden_states else None,
-            encoded=encoded,
+            neighbour_states=reading.states if capture.hidden_states else None,
+            encoded=reading.encoded,
         )
 
-    def _check(self, input_ids: Tensor, neighbour_ids: Tensor | None) -> None:
-        n, m = input_ids.shape[1], self.config.chunk_size
-        if n == 0:
-            raise InputError("Expected at least one token, got an empty sequence. Give some text.")
-        for ids in (input_ids, neighbour_ids):
-            if ids is None or ids.numel() == 0:
-                continue
-            lowest, highest = (int(edge) for edge in torch.aminmax(ids))
-            if lowest < 0 or highest >= self.config.num_embeddings:
-                raise InputError(
-                    f"Token id {lowest if lowest < 0 else highest} is outside the model's vocabulary of "
-                    f"{self.config.num_embeddings}. Use the tokenizer that belongs to the model."
-                )
-        if neighbour_ids is not None and neighbour_ids.shape[1] not in (n // m, -(-n // m)):
+    def new_cache(self) -> DecodingCache:
+        """An empty cache: hand it in with a text's first tokens, then with those that follow."""
+        return DecodingCache(self.config.chunk_size)
+
+    @torch.no_grad()
+    def encode_neighbours(
+        self,
+        cache: DecodingCache,
+        neighbour_ids: Tensor,
+        neighbour_mask: Tensor | None = None,
+        first: int = 0,
+    ) -> Tensor:
+        """neighbour_ids (b, l', k, r) of the chunks first ... first + l' - 1 of the text in the cache -> the
+        encoded neighbours (b, l', k, r, d_enc), to hand in as `encoded`. They depend on the text alone, not
+        on what was read for other chunks.
+
+        Raises InputError if the cache does not hold these chunks.
+        """
+        m, last = self.config.chunk_size, first + neighbour_ids.shape[1]
+        if first < 0 or last > cache.length // m:
             raise InputError(
-                f"{n} tokens have {n // m} complete chunks of {m}, got neighbours for "
-                f"{neighbour_ids.shape[1]}. Give neighbours (b, {n // m}, k, r)."
+                f"The cache holds {cache.length // m} complete chunks, got neighbours of the chunks {first} "
+                f"to {last - 1}. Read the text first."
             )
+        if neighbour_mask is None:
+            neighbour_mask = neighbour_ids != self.config.pad_token_idx
+        neighbour_mask = neighbour_mask.bool() if hides(neighbour_mask) else None
+        input_mask = cache.mask.view() if cache.padded else None
+        return self.base.encode(cache.hidden.view(), input_mask, neighbour_ids, neighbour_mask, first)[-1]
 
     @property
     def device(self) -> torch.device:
@@ -529,6 +687,97 @@ class Retro(nn.Module):
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+
+def _check_cached(
+    cache: DecodingCache,
+    input_ids: Tensor,
+    labels: Tensor | None,
+    capture: Capture,
+    fresh_ids: Tensor | None,
+) -> None:
+    if torch.is_grad_enabled():
+        raise InputError(
+            "A cache is for inference, but gradients are being recorded. Call the model within "
+            "torch.inference_mode(), or without a cache."
+        )
+    if labels is not None or capture.log_probs or capture.hidden_states:
+        raise InputError(
+            "With a cache the model sees the new tokens only, so it gives no loss, log_probs or "
+            "hidden_states. Compute them from the logits, or call it without a cache."
+        )
+    known = cache.mask.shape
+    if cache.length and known[0] != input_ids.shape[0]:
+        raise InputError(
+            f"The cache holds {known[0]} sequences, got {input_ids.shape[0]}. Give one row for each, or "
+            "choose rows of the cache with cache.select."
+        )
+    if input_ids.shape[1] > 1 and (cache.fresh is not None or fresh_ids is not None):
+        raise InputError(
+            f"After fresh neighbours tokens come one at a time until the next chunk border, got "
+            f"{input_ids.shape[1]}. Give one token."
+        )
+    if fresh_ids is not None and cache.length + 1 < cache.chunk_size:
+        raise InputError(
+            f"Fresh neighbours belong to the last {cache.chunk_size} tokens, but there are "
+            f"{cache.length + 1}. Wait until a chunk is full."
+        )
+
+
+def cross_entropy_in_pieces(
+    hidden: Tensor, weight: Tensor, labels: Tensor, reduction: str = "mean"
+) -> Tensor:
+    """Cross-entropy of the output layer, without ever holding all of its logits.
+
+    hidden (b, n, d) after the final norm, weight (v, d), labels (b, n), -100 where there is none -> the mean
+    over labels, or (b, n) for reduction "none". With gradients the mean costs one product with the weights
+    less memory than logits do: each piece's gradient is made while the piece is there.
+    """
+    flat, targets = hidden.flatten(0, 1), labels.flatten()
+    if reduction == "none":
+        losses = [
+            F.cross_entropy(part @ weight.T, some, ignore_index=IGNORED_LABEL, reduction="none")
+            for part, some in zip(flat.split(_PIECE), targets.split(_PIECE), strict=True)
+        ]
+        return torch.cat(losses).view_as(labels)
+    return _CrossEntropyInPieces.apply(flat, weight, targets)
+
+
+class _CrossEntropyInPieces(torch.autograd.Function):
+    """See cross_entropy_in_pieces. The loss is the last step of a training step, so what it needs for its
+    backward pass, d loss / d logits, is known in the forward pass up to one factor."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        needed = ctx.needs_input_grad
+        count = (targets != IGNORED_LABEL).sum()
+        total = hidden.new_zeros((), dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden) if needed[0] else None
+        grad_weight = torch.zeros_like(weight) if needed[1] else None
+        for start in range(0, len(hidden), _PIECE):
+            part, some = hidden[start : start + _PIECE], targets[start : start + _PIECE]
+            counted = (some != IGNORED_LABEL)[:, None]
+            chosen = some.clamp(min=0)[:, None]
+            log_p = (part @ weight.T).float().log_softmax(dim=-1)
+            total -= (log_p.gather(-1, chosen) * counted).sum()
+            if needed[0] or needed[1]:
+                grad = log_p.exp_().scatter_add_(-1, chosen, -torch.ones_like(chosen, dtype=log_p.dtype))
+                grad = (grad * counted).div_(count).to(hidden.dtype)
+                if grad_hidden is not None:
+                    grad_hidden[start : start + _PIECE] = grad @ weight
+                if grad_weight is not None:
+                    grad_weight.addmm_(grad.T, part)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return (
+            None if grad_hidden is None else grad_hidden * grad,
+            None if grad_weight is None else grad_weight * grad,
+            None,
+        )
 
 
 def token_log_probs(logits: Tensor, input_ids: Tensor) -> Tensor:
@@ -587,7 +836,7 @@ def start_copying(model: Retro) -> None:
     # Each head needs two subspaces, one for what a token is and one for what stood before it.
     count = min(config.enc_num_heads, config.dec_num_heads, config.enc_hidden_dim // head_dim) // 2
     basis = torch.linalg.qr(torch.randn(config.enc_hidden_dim, config.enc_hidden_dim)).Q
-    previous = bias.buckets(torch.tensor(-1))
+    previous = int(bias.buckets(torch.tensor(-1, device="cpu")))  # the model itself may be on "meta"
     for head in range(count):
         rows = slice(head * head_dim, (head + 1) * head_dim)
         is_now, was_before = basis.split(head_dim)[2 * head : 2 * head + 2]  # (head_dim, d) each

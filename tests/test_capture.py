@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny_models import K, M, R, tiny_input, tiny_model
+from torch.testing import assert_close
 
 from retro_core.model import Capture, Retro
 
@@ -26,17 +27,19 @@ def model(request) -> Retro:
 
 @pytest.mark.parametrize("n", [1, M - 1, M, N])
 @pytest.mark.parametrize("neighbours", [True, False])
-def test_logits_are_the_same_to_the_last_bit(model, n, neighbours):
+def test_logits_are_the_same(model, n, neighbours):
+    """Weights come from another kernel than attention without them: the same up to rounding (float64)."""
     ids, read = sample()
     ids, read = ids[:, :n], read[:, : n // M] if neighbours else None
     with torch.inference_mode():
         plain = model(ids, read).logits
-        for one in ("attention", "write_strength", "log_probs", "hidden_states"):
+        for one in ("write_strength", "log_probs", "hidden_states"):
             assert torch.equal(model(ids, read, capture=Capture(**{one: True})).logits, plain)
-        assert torch.equal(model(ids, read, capture=EVERYTHING).logits, plain)
+        for more in (Capture(attention=True), EVERYTHING):
+            assert_close(model(ids, read, capture=more).logits, plain, atol=1e-12, rtol=1e-12)
 
 
-def test_logits_are_the_same_in_single_precision_and_under_dropout(model):
+def test_logits_are_the_same_to_the_last_bit_under_dropout(model):
     single = tiny_model(model.config.mode, dropout_p=0.2).float().train()
     ids, neighbours = sample()
     torch.manual_seed(0)

@@ -181,7 +181,8 @@ def test_cca_is_listing_1(n, buckets):
     visible = torch.rand(1, n // M, 2, 7, generator=random) < 0.7
     visible[0, 0, 0], visible[0, 0, 1, 3] = False, True
     with torch.no_grad():
-        written, _ = cca(H, E, visible)
+        keys, values = cca.chunk_keys_and_values(E)
+        written, _ = cca(H, keys, values, visible.flatten(2), cca.window_bias(2, 7))
     weights = Weights(model, "base.decoder.1.1.")
     weights.values = {f"cca.{name}": value for name, value in weights.values.items()}
     expected = chunked_cross_attention(
