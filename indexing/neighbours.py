@@ -10,13 +10,15 @@ from typing import Protocol
 import numpy as np
 
 NO_CHUNK = -1  # id of a neighbour that is missing
+PASTED = -2  # id of a text that somebody gave in place of a neighbour: it is in no datastore
 
 
 @dataclass(frozen=True)
 class Neighbours:
     """Neighbours of some chunks, nearest first. Missing ones are at the end.
 
-    ids        (..., k)     int64, row in the datastore's chunk store, -1 where missing
+    ids        (..., k)     int64, row in the datastore's chunk store, -1 where missing,
+                           -2 for a text that is in none
     distances  (..., k)     float32, squared L2 between embeddings (smaller is closer), inf where missing
     tokens     (..., k, r)  int64, neighbour then continuation, padded with `pad_id`
     """
@@ -40,6 +42,11 @@ class Neighbours:
             tokens=np.full((*shape, num_neighbours, length), pad_id, dtype=np.int64),
             pad_id=pad_id,
         )
+
+    def chunks(self, start: int, stop: int) -> "Neighbours":
+        """Those of the chunks start ... stop - 1, along the chunk axis (the first axis, l)."""
+        part = slice(start, stop)
+        return Neighbours(self.ids[part], self.distances[part], self.tokens[part], self.pad_id)
 
     def followed_by(self, later: "Neighbours") -> "Neighbours":
         """These chunks' neighbours, then `later`'s, along the chunk axis (the first axis, l)."""

@@ -4,20 +4,43 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from indexing.chunking import num_chunks, read_window
 from indexing.datastore import Datastore
+from indexing.errors import InputError
 from indexing.neighbours import Neighbours
 from indexing.tokenizer import Tokenizer
 from retro_core.checkpoint import LoadedModel
 from retro_core.config import GenerationConfig
-from retro_core.model import Capture, RetroOutput, neighbour_tensor
-from retro_core.trace import FORMAT, VERSION, Trace, copy_spans, neighbour_cards, pack_heads, pack_map
+from retro_core.counterfactual import (
+    Change,
+    Changed,
+    Scored,
+    all_chunks,
+    change,
+    leave_one_out,
+    read,
+    read_without,
+)
+from retro_core.generation import encode_prompt
+from retro_core.model import Capture
+from retro_core.trace import (
+    FORMAT,
+    VERSION,
+    Trace,
+    common_runs,
+    describe_copies,
+    neighbour_cards,
+    pack_heads,
+    pack_map,
+)
 
 ALTERNATIVES = 5
+MEASURED = 32  # neighbours of a text up to which each one's influence is measured unless told otherwise
 
 
 @torch.inference_mode()
@@ -30,26 +53,30 @@ def explain(
     *,
     prompt_tokens: int | None = None,
     title: str = "",
+    influence: bool | None = None,
+    changes: Sequence[Change] = (),
 ) -> Trace:
     """Score the tokens `ids` with the neighbours that were read and without, and say what differs.
 
     neighbours     of each complete chunk that was looked up, in order, each with leading axes (1,); the
                    last chunks may be missing (they were never read), none at all is Retro[Off]
     prompt_tokens  how many of the tokens were given, padding included; all by default
+    influence      whether to measure, exactly, what the text loses without each single neighbour, which costs
+                   another pass over what follows each of them; None does up to MEASURED neighbours
+    changes        made to the neighbours before anything is scored; see `retro_core.counterfactual`
     """
     model, tokenizer, m = loaded.model, loaded.tokenizer, loaded.config.chunk_size
-    tokens = torch.tensor([list(ids)], device=model.device)
-    n = tokens.shape[1]
-    pad = int((tokens == tokenizer.pad_id).sum())
-    off = model(tokens, capture=Capture(log_probs=True))
-    on, found = off, None
+    n, pad = len(ids), sum(token == tokenizer.pad_id for token in ids)
+    found, changed = None, None
     if neighbours and datastore is not None:
-        found = _complete(neighbours, num_chunks(n, m))
-        on = model(
-            tokens,
-            neighbour_tensor(found, model.device),
-            capture=Capture(attention=True, write_strength=True, log_probs=True),
-        )
+        found = all_chunks(neighbours, num_chunks(n, m))
+        changed = change(found, changes, tokenizer, m)
+        found = changed.neighbours
+    on = read(model, ids, found, Capture(attention=True, write_strength=True))
+    off_logits, off_log_probs = read_without(on)
+    left_out = None
+    if found is not None and (influence or (influence is None and _count(found) <= MEASURED)):
+        left_out = leave_one_out(on)
     texts = tokenizer.token_texts(list(ids))
     length = found.tokens.shape[-1] if found else 2 * m
     return Trace.from_json(
@@ -81,37 +108,69 @@ def explain(
             "sampling": config.to_dict(),
             "pad": pad,
             "prompt_tokens": n if prompt_tokens is None else prompt_tokens,
-            "tokens": _tokens(list(ids), texts, pad, on, off, tokenizer),
-            "chunks": _chunks(list(ids), found, len(neighbours), datastore, tokenizer, on, off, m)
-            if found
+            "tokens": _tokens(list(ids), texts, pad, on, off_logits, off_log_probs, tokenizer),
+            "chunks": [
+                _chunk(u, list(ids), changed, datastore, tokenizer, on, off_log_probs, left_out, m)
+                for u in range(_last_shown(len(neighbours), changed))
+            ]
+            if changed
             else [],
         }
     )
 
 
-def _complete(neighbours: Sequence[Neighbours], count: int) -> Neighbours:
-    """All chunks' neighbours, with nothing for the chunks that were not looked up."""
-    found = neighbours[0]
-    for later in neighbours[1:]:
-        found = found.followed_by(later)
-    missing = count - len(found.ids)
-    if missing > 0:
-        k, r = found.tokens.shape[1:]
-        found = found.followed_by(Neighbours.none((missing,), k, r, found.pad_id))
-    return found
+def score(
+    loaded: LoadedModel,
+    text: str,
+    datastore: Datastore | None,
+    config: GenerationConfig,
+    *,
+    title: str = "",
+    influence: bool | None = None,
+) -> Trace:
+    """The trace of a text as it is: nothing is written, all of its tokens are given.
+
+    Each complete chunk is looked up. A text shorter than a chunk is filled up on the left, as a prompt is
+    (see `generation.encode_prompt`), so that it too has neighbours, though nothing has read them.
+
+    Raises InputError for an empty text or one of more than MAX_PROMPT_TOKENS.
+    """
+    if not text.strip():
+        raise InputError("The text to score is empty. Give some text.")
+    m = loaded.config.chunk_size
+    ids = encode_prompt(loaded.tokenizer, text, m)
+    neighbours: list[Neighbours] = []
+    if datastore is not None and config.retrieval:
+        chunks = ids[: num_chunks(len(ids), m) * m].reshape(-1, m)
+        found = datastore.retrieve(chunks, config.num_neighbours)
+        neighbours = [found.chunks(u, u + 1) for u in range(len(chunks))]
+    return explain(loaded, ids.tolist(), neighbours, datastore, config, title=title, influence=influence)
+
+
+def _count(neighbours: Neighbours) -> int:
+    """How many there are that somebody could have read."""
+    return int(neighbours.mask.any(axis=-1).sum())
+
+
+def _last_shown(looked_up: int, changed: Changed) -> int:
+    """So many chunks are in the trace: those that were looked up, and those that somebody changed."""
+    touched = np.flatnonzero((changed.what != "").any(axis=-1))
+    return max(looked_up, int(touched[-1]) + 1 if len(touched) else 0)
 
 
 def _tokens(
     ids: list[int],
     texts: list[str],
     pad: int,
-    on: RetroOutput,
-    off: RetroOutput,
+    on: Scored,
+    off_logits: Tensor,
+    off_log_probs: Tensor,
     tokenizer: Tokenizer,
 ) -> list[dict[str, Any]]:
-    lp_on, lp_off = on.log_probs[0].tolist(), off.log_probs[0].tolist()
-    best_on, best_off = _alternatives(on.logits[0], tokenizer), _alternatives(off.logits[0], tokenizer)
-    strength = on.write_strength
+    lp_on, lp_off = on.log_probs.tolist(), off_log_probs.tolist()
+    best_on = _alternatives(on.output.logits[0], tokenizer)
+    best_off = _alternatives(off_logits[0], tokenizer)
+    strength = on.output.write_strength
     written = [[]] * len(ids) if strength is None else strength[:, 0].T.tolist()  # (n, layer)
     tokens = []
     for t, (token, text) in enumerate(zip(ids, texts, strict=True)):
@@ -144,48 +203,62 @@ def _shown(tokenizer: Tokenizer, token: int) -> str:
     return "(end of document)" if token == tokenizer.end_id else tokenizer.decode([token])
 
 
-def _chunks(
+def _chunk(
+    u: int,
     ids: list[int],
-    found: Neighbours,
-    looked_up: int,
+    changed: Changed,
     datastore: Datastore,
     tokenizer: Tokenizer,
-    on: RetroOutput,
-    off: RetroOutput,
+    on: Scored,
+    off_log_probs: Tensor,
+    left_out: np.ndarray | None,
     m: int,
-) -> list[dict[str, Any]]:
-    # (layer, l, h, m, k, r)
-    weights = None if on.attention is None else on.attention.weights[:, 0].float().cpu().numpy()
-    gain = (on.log_probs - off.log_probs)[0].cpu().numpy()
-    chunks = []
-    for u in range(looked_up):
-        read = read_window(u, len(ids), m)
-        one = Neighbours(found.ids[u], found.distances[u], found.tokens[u], found.pad_id)
-        cards = neighbour_cards(one, datastore, tokenizer, m)
-        attention = heads = rows = None
-        if weights is not None and cards:
-            # Row i of a chunk is position u*m + m-1 + i and predicts token (u+1)*m + i: the read window. The
-            # last position of the text predicts a token that is not there.
-            rows = weights[:, u, :, : len(read)]  # (layer, h, rows, k, r)
-            flat = rearrange(rows, "a h i k r -> a h i (k r)")
-            attention, heads = pack_map(flat.mean(axis=(0, 1))), pack_heads(flat)
-        for card in cards if len(read) else []:
-            j = card["rank"] - 1
-            mine, theirs = copy_spans(ids[read.start : read.stop], found.tokens[u, j].tolist(), found.pad_id)
-            copied = sum(stop - start for start, stop in mine) / len(read)
-            card |= {"copied": copied, "copy_read": mine, "copy_neighbour": theirs}
-            card["share"] = None if rows is None else float(rows[..., j, :].sum(axis=-1).mean())
-        chunks.append(
-            {
-                "index": u,
-                "ask": [u * m, (u + 1) * m],
-                "read": [read.start, read.stop],
-                "query": tokenizer.decode(ids[u * m : (u + 1) * m]),
-                "gain": float(gain[read.start : read.stop].mean()) if len(read) else None,
-                "seconds": None,
-                "neighbours": cards,
-                "attention": attention,
-                "attention_heads": heads,
-            }
-        )
-    return chunks
+) -> dict[str, Any]:
+    """left_out  of `leave_one_out`, (l, k, n)"""
+    window = read_window(u, len(ids), m)
+    read_ids = ids[window.start : window.stop]
+    cards = neighbour_cards(changed.shown.chunks(u, u + 1), datastore, tokenizer, m)
+    attention = heads = rows = None
+    if on.output.attention is not None and cards:
+        # Row i of a chunk is position u*m + m-1 + i and predicts token (u+1)*m + i: the read window. The last
+        # position of the text predicts a token that is not there. (layer, h, rows, k, r)
+        rows = on.output.attention.weights[:, 0, u, :, : len(window)].float().cpu().numpy()
+        flat = rearrange(rows, "a h i k r -> a h i (k r)")
+        attention, heads = pack_map(flat.mean(axis=(0, 1))), pack_heads(flat)
+    longest = 0
+    for card in cards:
+        j = card["rank"] - 1
+        card["changed"] = changed.what[u, j] or None
+        if not window:
+            continue
+        card["share"] = None if rows is None else float(rows[..., j, :].sum(axis=-1).mean())
+        if changed.what[u, j] == "muted":
+            continue
+        tokens = changed.shown.tokens[u, j]
+        runs = common_runs(read_ids, tokens, changed.shown.pad_id)
+        longest = max([longest, *(size for *_, size in runs[:1])])
+        card |= describe_copies(runs, len(window), len(tokens), m)
+        card["influence"] = None if left_out is None else _influence(left_out[u, j], window)
+    gain = (on.log_probs - off_log_probs)[window.start : window.stop]
+    return {
+        "index": u,
+        "ask": [u * m, (u + 1) * m],
+        "read": [window.start, window.stop],
+        "query": tokenizer.decode(ids[u * m : (u + 1) * m]),
+        "gain": float(gain.mean()) if window else None,
+        "overlap": longest / len(window) if window else None,
+        "seconds": None,
+        "neighbours": cards,
+        "attention": attention,
+        "attention_heads": heads,
+    }
+
+
+def _influence(difference: np.ndarray, window: range) -> dict[str, Any]:
+    """difference (n,) of one neighbour, see `leave_one_out` -> the field `influence`"""
+    own, later = difference[window.start : window.stop], difference[window.stop :]
+    return {
+        "own": float(own.mean()),
+        "downstream": float(later.mean()) if len(later) else None,
+        "tokens": own.tolist(),
+    }

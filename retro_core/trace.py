@@ -7,19 +7,22 @@ anywhere, so `Trace.from_json` rebuilds every value it knows, checks it, and dro
 
 import base64
 import math
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
 from indexing.errors import TraceError
-from indexing.neighbours import NO_CHUNK, Neighbours
+from indexing.neighbours import NO_CHUNK, PASTED, Neighbours
 from indexing.tokenizer import Tokenizer
 from retro_core.config import GenerationConfig
 
-FORMAT, VERSION = "retro-trace", 1
+FORMAT, VERSION = "retro-trace", 2
+READABLE = (1, VERSION)  # what an older version lacks is null
 MIN_COPY = 3  # shorter common runs are everyday phrases
+PARTS = ("N", "F", "NF")  # where in a neighbour a run stands; the last begins in N and ends in F
+CHANGES = ("muted", "edited", "pasted", "moved")  # what a person did to a neighbour
 _MAX_TOKENS, _MAX_NEIGHBOURS, _MAX_TEXT = 16_384, 64, 100_000
 _MAX_INTEGER, _MAX_REAL = 2**53, 1e300  # what JavaScript counts exactly; what it can still add up
 
@@ -38,10 +41,10 @@ class Trace:
                 f"This is not a trace: expected a JSON object with format {FORMAT!r}. "
                 "Choose a file that RETRO Explorer saved."
             )
-        if value.get("version") != VERSION:
+        if value.get("version") not in READABLE:
             raise TraceError(
-                f"This trace has version {value.get('version')!r}, this program reads version {VERSION}. "
-                "Make the trace again."
+                f"This trace has version {value.get('version')!r}, this program reads versions "
+                f"{READABLE[0]} to {VERSION}. Make the trace again."
             )
         return cls(_trace(value))
 
@@ -122,7 +125,7 @@ def neighbour_cards(
     neighbours: Neighbours, origins: Origins, tokenizer: Tokenizer, chunk_size: int
 ) -> list[dict]:
     """One chunk's neighbours (leading axes of size 1) as the trace describes them before anything is
-    measured. Missing neighbours have no card; `rank` counts from 1."""
+    measured. Missing neighbours have no card; `rank` counts from 1. An infinite distance is unknown."""
     ids, distances = np.ravel(neighbours.ids), np.ravel(neighbours.distances)
     tokens = neighbours.tokens.reshape(len(ids), -1)
     present = neighbours.mask.reshape(len(ids), -1)
@@ -130,58 +133,80 @@ def neighbour_cards(
     for rank, chunk_id in enumerate(ids.tolist()):
         if chunk_id == NO_CHUNK:
             continue
-        origin, row = origins.provenance(chunk_id), tokens[rank].tolist()
+        row, distance = tokens[rank].tolist(), float(distances[rank])
+        known = math.isfinite(distance)
+        origin = None if chunk_id == PASTED else origins.provenance(chunk_id)
         cards.append(
             {
                 "rank": rank + 1,
-                "chunk_id": chunk_id,
-                "document_id": origin.document_id,
-                "title": origin.title,
-                "offset": origin.offset,
-                "distance": float(distances[rank]),
-                "closeness": 1 - float(distances[rank]) / 2,  # cosine, as embeddings have length 1
+                "chunk_id": chunk_id if origin else None,
+                "document_id": origin.document_id if origin else "",
+                "title": origin.title if origin else "",
+                "offset": origin.offset if origin else None,
+                "distance": distance if known else None,
+                "closeness": 1 - distance / 2 if known else None,  # cosine, as embeddings have length 1
                 "tokens": tokenizer.token_texts(row[:chunk_size]) + tokenizer.token_texts(row[chunk_size:]),
                 "num_neighbour_tokens": chunk_size,
                 "n_len": int(present[rank, :chunk_size].sum()),
                 "f_len": int(present[rank, chunk_size:].sum()),
                 "share": None,
+                "influence": None,
                 "copied": None,
                 "copy_read": [],
                 "copy_neighbour": [],
+                "copies": None,
+                "changed": None,
             }
         )
     return cards
 
 
-def copy_spans(
-    read: Sequence[int], neighbour: Sequence[int], pad_id: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Half-open spans of `read`, and of `neighbour`, whose tokens stand in a run of at least MIN_COPY tokens
-    that both have."""
-    mine, theirs = _grams(read, pad_id), _grams(neighbour, pad_id)
-    shared = mine.keys() & theirs.keys()
-    return _covered(mine, shared), _covered(theirs, shared)
+def common_runs(read: Sequence[int], neighbour: Sequence[int], pad_id: int) -> list[tuple[int, int, int]]:
+    """(start in `read`, start in `neighbour`, length) of every run of tokens that both have and that cannot
+    be made longer at either end, longest first; padding is in no run."""
+    mine, theirs = np.asarray(read, dtype=np.int64), np.asarray(neighbour, dtype=np.int64)
+    equal = (mine[:, None] == theirs) & (mine[:, None] != pad_id)
+    # lengths[i + 1, j + 1]: of the run that ends with tokens i and j
+    lengths = np.zeros((len(mine) + 2, len(theirs) + 2), dtype=np.int64)
+    for i, row in enumerate(equal, start=1):
+        lengths[i, 1:-1] = (lengths[i - 1, :-2] + 1) * row
+    ends = (lengths[1:-1, 1:-1] > 0) & (lengths[2:, 2:] == 0)
+    last = np.argwhere(ends) + 1
+    size = lengths[last[:, 0], last[:, 1]]
+    runs = np.column_stack([last - size[:, None], size]).tolist()
+    return sorted((tuple(run) for run in runs), key=lambda run: (-run[2], run[0], run[1]))
 
 
-def _grams(tokens: Sequence[int], pad_id: int) -> dict[tuple[int, ...], list[int]]:
-    """Runs of MIN_COPY tokens without padding, and where they begin."""
-    places: dict[tuple[int, ...], list[int]] = {}
-    for start in range(len(tokens) - MIN_COPY + 1):
-        gram = tuple(tokens[start : start + MIN_COPY])
-        if pad_id not in gram:
-            places.setdefault(gram, []).append(start)
-    return places
+def describe_copies(
+    runs: Sequence[tuple[int, int, int]], num_read: int, length: int, split: int
+) -> dict[str, Any]:
+    """The fields `copied`, `copy_read`, `copy_neighbour` and `copies` of a neighbour.
+
+    runs      of `common_runs`; those shorter than MIN_COPY do not count
+    num_read  tokens in the read window, at least 1 · length  tokens of the neighbour
+    split     how many of these are the neighbour's own (N); its continuation (F) is the rest
+    """
+    mine, theirs = np.zeros(num_read, dtype=bool), np.zeros(length, dtype=bool)
+    copies = []
+    for i, j, size in runs:
+        if size < MIN_COPY:
+            break
+        if not mine[i : i + size].all():  # a token that stands in several runs belongs to the longest
+            part = "N" if j + size <= split else "F" if j >= split else "NF"
+            copies.append({"read": [i, i + size], "neighbour": [j, j + size], "part": part})
+        mine[i : i + size] = theirs[j : j + size] = True
+    return {
+        "copied": float(mine.mean()),
+        "copy_read": _spans_of(mine),
+        "copy_neighbour": _spans_of(theirs),
+        "copies": sorted(copies, key=lambda copy: copy["read"]),
+    }
 
 
-def _covered(places: dict[tuple[int, ...], list[int]], shared: Set[tuple[int, ...]]) -> list[list[int]]:
-    """Spans of what the shared runs cover; runs that overlap or touch make one span."""
-    spans: list[list[int]] = []
-    for start in sorted(start for gram in shared for start in places[gram]):
-        if spans and start <= spans[-1][1]:
-            spans[-1][1] = start + MIN_COPY
-        else:
-            spans.append([start, start + MIN_COPY])
-    return spans
+def _spans_of(marked: np.ndarray) -> list[list[int]]:
+    """(n,) bool -> half-open spans of what is True."""
+    edges = np.flatnonzero(np.diff(marked, prepend=False, append=False))
+    return edges.reshape(-1, 2).tolist()
 
 
 # ----------------------------------------------------------------------------------- checking one
@@ -290,6 +315,7 @@ def _chunk(value: Any, index: int, where: str, num_tokens: int, length: int) -> 
         "read": read,
         "query": _text(value, "query", where),
         "gain": _optional(value, "gain", where, _number),
+        "overlap": _optional(value, "overlap", where, _number),
         "seconds": seconds
         and {key: _optional(seconds, key, f"{where}.seconds", _number) for key in ("retrieve", "read")},
         "neighbours": [
@@ -310,10 +336,10 @@ def _card(value: Any, rank: int, where: str, length: int, num_read: int) -> dict
     split = _integer(value, "num_neighbour_tokens", where, 0, length)
     return {
         "rank": rank,
-        "chunk_id": _integer(value, "chunk_id", where, 0, _MAX_INTEGER),
+        "chunk_id": _optional(value, "chunk_id", where, _count),
         "document_id": _text(value, "document_id", where),
         "title": _text(value, "title", where),
-        "offset": _integer(value, "offset", where, 0, _MAX_INTEGER),
+        "offset": _optional(value, "offset", where, _count),
         "distance": _optional(value, "distance", where, _number),
         "closeness": _optional(value, "closeness", where, _number),
         "tokens": [_string(t, f"{where}.tokens") for t in tokens],
@@ -321,6 +347,7 @@ def _card(value: Any, rank: int, where: str, length: int, num_read: int) -> dict
         "n_len": _integer(value, "n_len", where, 0, split),
         "f_len": _integer(value, "f_len", where, 0, length - split),
         "share": _optional(value, "share", where, _number),
+        "influence": _influence(value, where, num_read),
         "copied": _optional(value, "copied", where, _number),
         "copy_read": [
             _span(s, f"{where}.copy_read", num_read) for s in _list(value, "copy_read", where, 4096)
@@ -328,7 +355,39 @@ def _card(value: Any, rank: int, where: str, length: int, num_read: int) -> dict
         "copy_neighbour": [
             _span(s, f"{where}.copy_neighbour", length) for s in _list(value, "copy_neighbour", where, 4096)
         ],
+        "copies": _copies(value, where, num_read, length),
+        "changed": _optional(value, "changed", where, _change),
     }
+
+
+def _influence(value: dict[str, Any], where: str, num_read: int) -> dict[str, Any] | None:
+    found, where = _optional(value, "influence", where, _object), f"{where}.influence"
+    if found is None:
+        return None
+    tokens = _numbers(found, "tokens", where)
+    if len(tokens) != num_read:
+        _fail(f"{where}.tokens", f"{num_read} numbers, one for each token that is read")
+    own, later = _number(found, "own", where), _optional(found, "downstream", where, _number)
+    return {"own": own, "downstream": later, "tokens": tokens}
+
+
+def _copies(value: dict[str, Any], where: str, num_read: int, length: int) -> list[dict[str, Any]] | None:
+    if value.get("copies") is None:
+        return None
+    found = []
+    for i, copy in enumerate(_list(value, "copies", where, 4096)):
+        at = f"{where}.copies[{i}]"
+        _check_object(copy, at)
+        read, there = _span(copy.get("read"), f"{at}.read", num_read), copy.get("neighbour")
+        there = _span(there, f"{at}.neighbour", length)
+        if there[1] - there[0] != read[1] - read[0]:
+            _fail(f"{at}.neighbour", "as many tokens as read")
+        found.append({"read": read, "neighbour": there, "part": _one_of(copy, "part", at, PARTS)})
+    return found
+
+
+def _change(value: dict[str, Any], key: str, where: str) -> str:
+    return _one_of(value, key, where, CHANGES)
 
 
 def _map(value: dict[str, Any], key: str, where: str) -> dict[str, Any]:
@@ -409,12 +468,23 @@ def _whole(value: Any, where: str, low: int, high: int) -> int:
     return value
 
 
+def _count(value: dict[str, Any], key: str, where: str) -> int:
+    return _integer(value, key, where, 0, _MAX_INTEGER)
+
+
+def _one_of(value: dict[str, Any], key: str, where: str, choices: Sequence[str]) -> str:
+    found = value.get(key)
+    if found not in choices:
+        _fail(_at(where, key), "one of " + ", ".join(choices))
+    return found
+
+
 def _number(value: dict[str, Any], key: str, where: str) -> float:
     return _real(value.get(key), _at(where, key))
 
 
 def _numbers(value: dict[str, Any], key: str, where: str) -> list[float]:
-    return [_real(x, _at(where, key)) for x in _list(value, key, where, 1000)]
+    return [_real(x, _at(where, key)) for x in _list(value, key, where, 4096)]
 
 
 def _real(value: Any, where: str) -> float:

@@ -47,6 +47,7 @@ def synthetic_view(
                 "read": [start, stop],
                 "query": payload + "".join(texts[index * CHUNK : start]),
                 "gain": float(np.mean([t["lp_on"] - t["lp_off"] for t in tokens[start:stop]])),
+                "overlap": min(8, stop - start) / (stop - start),
                 "seconds": {"retrieve": 0.021, "read": 0.054},
                 "neighbours": [
                     _neighbour(j, num_neighbours, texts[start:stop], pieces, random, payload)
@@ -57,7 +58,7 @@ def synthetic_view(
         )
     return {
         "format": "retro-trace",
-        "version": 1,
+        "version": 2,
         "title": f"Recorded example: lighthouses{payload}",
         "created": "2026-11-21T22:00:00Z",
         "model": {
@@ -165,9 +166,16 @@ def _neighbour(
         "n_len": CHUNK,
         "f_len": rest,
         "share": [0.58, 0.42][j] if count == 2 else 1 / count,
+        "influence": {
+            "own": [0.04, 0.31][j % 2],
+            "downstream": [-0.01, 0.06][j % 2],
+            "tokens": random.normal([0.04, 0.31][j % 2], 0.4, len(reading)).tolist(),
+        },
         "copied": 0.31 - 0.1 * j,
         "copy_read": [[2, 2 + copied]],
         "copy_neighbour": [[70, 70 + copied]],
+        "copies": [{"read": [2, 2 + copied], "neighbour": [70, 70 + copied], "part": "F"}],
+        "changed": None,
     }
 
 

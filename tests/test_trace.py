@@ -12,8 +12,16 @@ import pytest
 from synthetic_trace import synthetic_file
 
 from indexing.errors import TraceError
-from indexing.neighbours import Neighbours
-from retro_core.trace import MIN_COPY, Trace, copy_spans, neighbour_cards, pack_heads, pack_map
+from indexing.neighbours import PASTED, Neighbours
+from retro_core.trace import (
+    MIN_COPY,
+    Trace,
+    common_runs,
+    describe_copies,
+    neighbour_cards,
+    pack_heads,
+    pack_map,
+)
 
 # May be missing or null; what has no value then is shown as unknown.
 OPTIONAL = {
@@ -22,7 +30,10 @@ OPTIONAL = {
     "tokens[-1].lp_on", "tokens[-1].lp_off", "tokens[-1].write", "chunks[-1].gain", "chunks[-1].seconds",
     "chunks[-1].seconds.retrieve", "chunks[-1].seconds.read", "chunks[-1].attention",
     "chunks[-1].attention_heads", "chunks[-1].neighbours[-1].distance", "chunks[-1].neighbours[-1].closeness",
-    "chunks[-1].neighbours[-1].share", "chunks[-1].neighbours[-1].copied",
+    "chunks[-1].neighbours[-1].share", "chunks[-1].neighbours[-1].copied", "chunks[-1].overlap",
+    "chunks[-1].neighbours[-1].chunk_id", "chunks[-1].neighbours[-1].offset",
+    "chunks[-1].neighbours[-1].influence", "chunks[-1].neighbours[-1].influence.downstream",
+    "chunks[-1].neighbours[-1].copies", "chunks[-1].neighbours[-1].changed",
 }  # fmt: skip
 
 
@@ -62,7 +73,7 @@ def changed(trace: dict[str, Any], path: str, *value: Any) -> dict[str, Any]:
 
 def named(trace: dict[str, Any], path: str) -> str:
     """The path as messages write it: places counted from the start."""
-    counts = {"tokens": len(trace["tokens"]), "chunks": len(trace["chunks"]), "neighbours": 2}
+    counts = {"tokens": len(trace["tokens"]), "chunks": len(trace["chunks"]), "neighbours": 2, "copies": 1}
     for key, count in counts.items():
         path = path.replace(f"{key}[-1]", f"{key}[{count - 1}]")
     return path
@@ -89,7 +100,9 @@ def test_saved_and_opened_it_is_the_same(valid):
 def test_every_field_is_checked_and_named(valid, path):
     where = f": {named(valid, path)} must be "
     wrong = (
-        "text" if path.endswith(("model", "datastore", "sampling", "seconds", "attention", "heads")) else {}
+        "text"
+        if path.endswith(("model", "datastore", "sampling", "seconds", "attention", "heads", "influence"))
+        else {}
     )
     assert where in refused(changed(valid, path, wrong))
     for nothing in ((), (None,)):
@@ -132,6 +145,12 @@ def test_numbers_that_are_none(valid, path, number):
     ("chunks[-1].neighbours[-1].tokens", [""] * 127, "chunks[1].neighbours[1].tokens must be 128 texts"),
     ("chunks[-1].neighbours[-1].f_len", 65, "neighbours[1].f_len must be a whole number from 0 to 64"),
     ("chunks[-1].neighbours[-1].copy_read", [[40, 45]], "copy_read must be a whole number from 0 to 44"),
+    ("chunks[-1].neighbours[-1].influence.tokens", [0.5],
+     "neighbours[1].influence.tokens must be 44 numbers, one for each token that is read"),
+    ("chunks[-1].neighbours[-1].copies[-1].neighbour", [70, 71],
+     "copies[0].neighbour must be as many tokens as read"),
+    ("chunks[-1].neighbours[-1].copies[-1].part", "X", "copies[0].part must be one of N, F, NF"),
+    ("chunks[-1].neighbours[-1].changed", ["muted"], "changed must be one of muted, edited, pasted, moved"),
     ("chunks[-1].attention.cols", 128, "chunks[1].attention.data must be 5,632 bytes in base64"),
     ("chunks[-1].attention.scale", 1e30, "chunks[1].attention.scale must be a number from 0 to 1"),
     ("chunks[-1].attention.data", "****", "chunks[1].attention.data must be 11,264 bytes in base64"),
@@ -157,7 +176,21 @@ def test_what_is_no_trace(value):
 
 
 def test_another_version(valid):
-    assert "has version 2, this program reads version 1" in refused(changed(valid, "version", 2))
+    assert "has version 3, this program reads versions 1 to 2" in refused(changed(valid, "version", 3))
+    assert "has version None" in refused(changed(valid, "version"))
+
+
+def test_a_file_of_version_1_opens_and_what_it_lacks_is_unknown(valid):
+    old = changed(valid, "version", 1)
+    expected = copy.deepcopy(valid)
+    for chunk, filled in zip(old["chunks"], expected["chunks"], strict=True):
+        del chunk["overlap"]
+        filled["overlap"] = None
+        for card, full in zip(chunk["neighbours"], filled["neighbours"], strict=True):
+            for field in ("influence", "copies", "changed"):
+                del card[field]
+                full[field] = None
+    assert Trace.from_json(old).to_json() == expected
 
 
 def test_unknown_fields_are_dropped_at_any_depth(valid):
@@ -224,26 +257,68 @@ def test_packed_weights_are_off_by_less_than_a_step_and_rows_keep_their_sums():
     assert pack_map(np.zeros((0, 7))) == {"rows": 0, "cols": 7, "scale": 0.0, "data": ""}
 
 
-def test_copied_is_every_token_in_a_run_that_both_have():
+def brute_runs(read: list[int], neighbour: list[int]) -> set[tuple[int, int, int]]:
+    """Every pair of places with equal tokens there, none of them padding (0), that is in no longer pair."""
+    found = set()
+    for i in range(len(read)):
+        for j in range(len(neighbour)):
+            if i and j and read[i - 1] == neighbour[j - 1] != 0:
+                continue
+            size = 0
+            while i + size < len(read) and j + size < len(neighbour):
+                if read[i + size] != neighbour[j + size] or read[i + size] == 0:
+                    break
+                size += 1
+            if size:
+                found.add((i, j, size))
+    return found
+
+
+def test_copies_are_the_longest_common_runs_and_cover_every_copied_token():
     random = np.random.default_rng(1)
     for _ in range(300):
-        read, neighbour = (random.integers(0, 4, random.integers(0, 13)).tolist() for _ in range(2))
-        mine: set[int] = set()
-        theirs: set[int] = set()
-        for i in range(len(read)):
-            for j in range(len(neighbour)):
-                length = 0
-                while i + length < len(read) and j + length < len(neighbour):
-                    if read[i + length] != neighbour[j + length] or read[i + length] == 0:  # 0 is padding
-                        break
-                    length += 1
-                if length >= MIN_COPY:
-                    mine |= set(range(i, i + length))
-                    theirs |= set(range(j, j + length))
-        for spans, expected in zip(copy_spans(read, neighbour, 0), (mine, theirs), strict=True):
+        read, neighbour = (random.integers(0, 4, size).tolist() for size in random.integers(1, 13, 2))
+        runs = common_runs(read, neighbour, 0)
+        assert set(runs) == brute_runs(read, neighbour) and len(runs) == len(set(runs))
+        assert [size for *_, size in runs] == sorted((size for *_, size in runs), reverse=True)
+        split = len(neighbour) // 2
+        found = describe_copies(runs, len(read), len(neighbour), split)
+        long = [run for run in runs if run[2] >= MIN_COPY]
+        mine = {i + s for i, _, size in long for s in range(size)}
+        theirs = {j + s for _, j, size in long for s in range(size)}
+        for name, expected in (("copy_read", mine), ("copy_neighbour", theirs)):
+            spans = found[name]
             assert [i for start, stop in spans for i in range(start, stop)] == sorted(expected)
             assert all(spans[n][1] < spans[n + 1][0] for n in range(len(spans) - 1))
-    assert copy_spans([1, 2, 3, 4, 5], [9, 1, 2, 3, 9, 2, 3, 4, 5], 0) == ([[0, 5]], [[1, 4], [5, 9]])
+        assert found["copied"] == len(mine) / len(read)
+        covered = set()
+        for copy_ in found["copies"]:
+            (start, stop), (there, end) = copy_["read"], copy_["neighbour"]
+            assert read[start:stop] == neighbour[there:end] and (start, there, stop - start) in long
+            part = ("N" if there < split else "") + ("F" if end > split else "")
+            assert copy_["part"] == part
+            covered |= set(range(start, stop))
+        assert covered == mine
+        # The longest run of all is among them: nothing longer could have covered its tokens.
+        if long:
+            assert max(c["read"][1] - c["read"][0] for c in found["copies"]) == long[0][2]
+
+
+def test_copies_by_hand():
+    runs = common_runs([1, 2, 3, 4, 5], [9, 1, 2, 3, 9, 2, 3, 4, 5], 0)
+    found = describe_copies(runs, 5, 9, 4)
+    assert found == {
+        "copied": 1.0,
+        "copy_read": [[0, 5]],
+        "copy_neighbour": [[1, 4], [5, 9]],
+        "copies": [
+            {"read": [0, 3], "neighbour": [1, 4], "part": "N"},
+            {"read": [1, 5], "neighbour": [5, 9], "part": "F"},
+        ],
+    }
+    assert describe_copies(common_runs([7, 8, 9], [7, 8, 9, 7, 8, 9], 0), 3, 6, 2)["copies"] == [
+        {"read": [0, 3], "neighbour": [0, 3], "part": "NF"}  # once is enough
+    ]
 
 
 def test_cards_say_where_a_neighbour_comes_from_and_how_much_of_it_there_is(tokenizer):
@@ -261,3 +336,7 @@ def test_cards_say_where_a_neighbour_comes_from_and_how_much_of_it_there_is(toke
     assert (first["closeness"], second["closeness"]) == (0.75, 0.5)
     assert len(first["tokens"]) == 10 and "".join(first["tokens"]) == tokenizer.decode(ids)
     assert first["tokens"][8:] == ["", ""] and second["tokens"][3:] == [""] * 7
+    pasted = Neighbours(np.array([[PASTED]]), np.array([[np.inf]], dtype=np.float32), tokens[:, :1])
+    (card,) = neighbour_cards(pasted, origins, tokenizer, 5)
+    assert (card["chunk_id"], card["offset"], card["distance"], card["closeness"]) == (None,) * 4
+    assert card["tokens"] == first["tokens"]
