@@ -1,4 +1,4 @@
-"""python -m retro_core generate | train | export | evaluate | verify-reference |
+"""python -m retro_core generate | score | train | export | evaluate | verify-reference |
 import-reference | presets
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 verify-reference found a
@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from indexing import paths
@@ -24,6 +25,7 @@ from retro_core.presets import PRESETS
 
 if TYPE_CHECKING:
     from indexing.datastore import Datastore
+    from retro_core.trace import Trace
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,6 +70,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--model", default=paths.DEMO_MODEL, help="name or folder of a model (%(default)s)")
     command.add_argument("--datastore", default=paths.DEMO_DATASTORE, help="what to read (%(default)s)")
     add_settings(command, GenerationConfig)
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
+    command.add_argument("--trace", metavar="FILE", type=Path, help="save a .retro.json that the app opens")
+
+    command = commands.add_parser("score", help="what retrieval changes in a text that is there already")
+    command.set_defaults(execute=_score)
+    command.add_argument("text", metavar="TEXT", help="the text; - reads it from standard input")
+    command.add_argument("--model", default=paths.DEMO_MODEL, help="name or folder of a model (%(default)s)")
+    command.add_argument("--datastore", default=paths.DEMO_DATASTORE, help="what to read (%(default)s)")
+    _, _, count, words = bounds(GenerationConfig, "num_neighbours")
+    command.add_argument("--num-neighbours", type=int, default=count, help=f"{words} (%(default)s)")
+    command.add_argument(
+        "--influence",
+        action=argparse.BooleanOptionalAction,
+        help="score again without each single neighbour; long texts only if asked for",
+    )
     command.add_argument("--json", action="store_true", help="print JSON for programs")
     command.add_argument("--trace", metavar="FILE", type=Path, help="save a .retro.json that the app opens")
 
@@ -129,8 +146,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _generate(arguments: argparse.Namespace) -> None:
     config = read_settings(arguments, GenerationConfig)  # before the seconds that loading takes
-    if arguments.trace and not arguments.trace.name.endswith(".retro.json"):
-        raise InputError(f"A trace's name ends with .retro.json, got {arguments.trace.name!r}. Change it.")
+    _check_trace_name(arguments.trace)
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
 
     from indexing.datastore import Datastore
@@ -182,8 +198,75 @@ def _generate(arguments: argparse.Namespace) -> None:
         trace = explain(
             loaded, [t["id"] for t in tokens], neighbours, datastore, config, prompt_tokens=started
         )
-        write_json(arguments.trace, trace.to_json())
-        print(f"saved {arguments.trace}", file=sys.stderr)
+        _save_trace(arguments.trace, trace)
+
+
+def _check_trace_name(path: Path | None) -> None:
+    if path and not path.name.endswith(".retro.json"):
+        raise InputError(f"A trace's name ends with .retro.json, got {path.name!r}. Change it.")
+
+
+def _save_trace(path: Path, trace: "Trace") -> None:
+    write_json(path, trace.to_json())
+    print(f"saved {path}", file=sys.stderr)
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    config = GenerationConfig(num_neighbours=arguments.num_neighbours)
+    _check_trace_name(arguments.trace)
+    text = sys.stdin.read() if arguments.text == "-" else arguments.text
+
+    from indexing.datastore import Datastore
+    from retro_core.checkpoint import load_model
+    from retro_core.explain import score
+
+    loaded = load_model(arguments.model)
+    datastore = Datastore.open(arguments.datastore, tokenizer=loaded.tokenizer)
+    trace = score(loaded, text, datastore, config, influence=arguments.influence)
+    found = trace.to_json()
+    tokens = [{name: token[name] for name in _SHOWN_OF_TOKENS} for token in found["tokens"]]
+    chunks = [
+        {name: chunk[name] for name in ("index", "read", "gain", "overlap")}
+        | {"neighbours": [{name: card[name] for name in _SHOWN} for card in chunk["neighbours"]]}
+        for chunk in found["chunks"]
+    ]
+    scored = [token for token in tokens if token["lp_on"] is not None]
+    on, off = (-fmean(token[name] for token in scored or [{name: 0.0}]) for name in ("lp_on", "lp_off"))
+    if arguments.json:
+        _print_json({"scored": len(scored), "on": on, "off": off, "tokens": tokens, "chunks": chunks})
+    else:
+        for chunk in chunks:
+            _print_scored(chunk)
+        print(
+            f"{len(scored):,} tokens, nats per token: on {on:.4f}, off {off:.4f}; difference {on - off:+.4f}"
+        )
+    if arguments.trace:
+        _save_trace(arguments.trace, trace)
+
+
+# What `score` tells of a token, and of a neighbour.
+_SHOWN_OF_TOKENS = ("id", "text", "lp_on", "lp_off")
+_SHOWN = ("rank", "chunk_id", "document_id", "title", "offset", "distance", "share", "influence", "copied")
+
+
+def _print_scored(chunk: dict[str, Any]) -> None:
+    """One chunk of a trace: a line for what read its neighbours, one for each of them."""
+    count = chunk["read"][1] - chunk["read"][0]
+    facts = [f"chunk {chunk['index'] + 1}, read by {count} tokens"]
+    if chunk["gain"] is not None:
+        facts += [f"gain {chunk['gain']:+.3f} nats per token", f"overlap {chunk['overlap']:.0%}"]
+    print("   ".join(facts))
+    for card in chunk["neighbours"]:
+        facts = [f"  #{card['rank']}  squared distance {card['distance']:.3f}"]
+        if card["share"] is not None:
+            facts.append(f"attention {card['share']:4.0%}")
+        if card["influence"]:
+            own, later = card["influence"]["own"], card["influence"]["downstream"]
+            after = "" if later is None else f", {later:+.3f} later"
+            facts.append(f"influence {own:+.3f} here{after}")
+        if card["copied"] is not None:
+            facts.append(f"copied {card['copied']:4.0%}")
+        print("   ".join([*facts, f"{card['title']}, character {card['offset']}"]))
 
 
 def _origins(datastore: "Datastore | None", neighbours: Neighbours) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ def test_nothing_before_a_neighbour_and_no_neighbour_is_computed_again():
     assert positions == [(1, n)] and encoded == [(1, 5, K, R)]
     read_without(scored)
     leave_one_out(scored)
-    # Retro[Off] from the first position that reads; then all neighbours of a chunk at once, from the last chunk.
+    # Retro[Off] from the first position that reads; then a chunk's neighbours at once, last chunk first.
     assert positions[1:] == [(1, n - (M - 1)), *((K, n - (u * M + M - 1)) for u in (3, 2, 1, 0))]
     assert len(encoded) == 1
 

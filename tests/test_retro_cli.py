@@ -20,7 +20,7 @@ from retro_core.trace import Trace
 
 
 @pytest.mark.parametrize(
-    "command", ["", "generate", "train", "export", "evaluate", "verify-reference", "presets"]
+    "command", ["", "generate", "score", "train", "export", "evaluate", "verify-reference", "presets"]
 )
 def test_help_answers_without_loading_torch(command):
     program = (
@@ -49,6 +49,9 @@ def test_every_setting_is_an_option_with_its_default_and_its_bounds(capsys):
     (["generate", "x", "--temperature", "9"], "temperature must be from 0 to 2, got 9.0."),
     (["generate", "x", "--model", "absent"], "There is no model at"),
     (["generate", "x", "--trace", "t.json"], "A trace's name ends with .retro.json, got 't.json'."),
+    (["score", "x", "--trace", "t.json"], "A trace's name ends with .retro.json, got 't.json'."),
+    (["score", " "], "The text to score is empty."),
+    (["score", "x", "--num-neighbours", "0"], "num_neighbours must be from 1 to 16, got 0."),
     (["train", "--steps", "0"], "steps must be from 1 to 10,000,000, got 0."),
     (["evaluate", "spec.json"], "Expected NAME=SPEC, got 'spec.json'."),
     (["evaluate", "--run", "absent", "held=spec.json"], "Run 'absent' has no checkpoint"),
@@ -128,3 +131,39 @@ def test_generate_saves_a_trace_that_opens_again(nile, capsys, tmp_path, monkeyp
     trace = Trace.from_json(json.loads(path.read_text()))
     assert trace.view()["datastore"]["name"] == "nile" and len(trace.view()["chunks"]) >= 1
     assert "saved" in capsys.readouterr().err
+
+
+def test_score_says_what_each_neighbour_did(nile, capsys, tmp_path, monkeypatch):
+    path = tmp_path / "scored.retro.json"
+    text = "The river Nile flows north"
+    line = ["score", "--model", "nile", "--datastore", "nile"]
+    assert main([*line, text, "--trace", str(path)]) == 0
+    plain = capsys.readouterr()
+    trace = json.loads(path.read_text())
+    assert trace["prompt_tokens"] == len(trace["tokens"]) and "saved" in plain.err
+    chunk = trace["chunks"][0]
+    own, later = (chunk["neighbours"][0]["influence"][name] for name in ("own", "downstream"))
+    assert f"chunk 1, read by 3 tokens   gain {chunk['gain']:+.3f} nats per token" in plain.out
+    assert f"influence {own:+.3f} here, {later:+.3f} later" in plain.out
+    assert f"{len(trace['tokens']) - 1} tokens, nats per token: on" in plain.out
+
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    assert main([*line, "-", "--json", "--num-neighbours", "1", "--no-influence"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    lost = [token["lp_on"] for token in told["tokens"][1:]]
+    assert told["on"] == pytest.approx(-sum(lost) / len(lost)) and told["scored"] == len(lost)
+    assert [len(chunk["neighbours"]) for chunk in told["chunks"]] == [1] * len(told["chunks"])
+    assert told["chunks"][0]["neighbours"][0]["influence"] is None
+
+
+@pytest.mark.parametrize("text", ["T", "The river Nile"])
+def test_every_chunk_is_looked_up_even_of_a_text_shorter_than_one(nile, tokenizer, capsys, text):
+    assert main(["score", text, "--model", "nile", "--datastore", "nile", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    count = max(3, len(tokenizer.encode(text)))
+    assert len(told["tokens"]) == count
+    assert [chunk["read"] for chunk in told["chunks"]] == [
+        [min(start, count), min(start + 3, count)] for start in range(3, 3 * (count // 3) + 1, 3)
+    ]
+    assert all(chunk["neighbours"] for chunk in told["chunks"])
+    assert (told["chunks"][-1]["gain"] is None) == (count % 3 == 0)
