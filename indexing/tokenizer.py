@@ -1,13 +1,18 @@
 """Text <-> token ids, over one `tokenizer.json`, without torch or transformers (0.04 s to import).
 
-Special tokens can never come out of text: a document that contains the characters "<pad>" gets ordinary
-tokens for them, because the special ids exist in the vocabulary only, not as added tokens.
+Any kind of tokenizer that the `tokenizers` library reads: byte-level BPE, Unigram (T5), WordPiece (BERT), BPE
+that spells unknown characters in bytes (Llama).
+
+Padding and end of document can never come out of text: a document that contains the characters "<pad>" gets
+ordinary tokens for them.
 """
 
+import codecs
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -20,7 +25,8 @@ _BLOCK = 200_000
 _END_NAMES = ("</s>", "<|endoftext|>", "[SEP]", "<eos>", "<|end_of_text|>")
 # Language models of others may have no padding: then a mark that plain text does without, at last the end's.
 _PAD_NAMES = (
-    "<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<|im_end|>", "<unk>", *_END_NAMES,
+    "<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<|im_end|>", "<unk>",
+    *_END_NAMES,
 )  # fmt: skip
 
 
@@ -38,11 +44,17 @@ class Tokenizer:
         inner.encode_special_tokens = True
         self._inner = inner
         self.name = name
-        self.vocab_size: int = inner.get_vocab_size()
+        ids = inner.get_vocab()
+        self.vocab_size: int = max(ids.values(), default=-1) + 1  # ids may have gaps
         self.pad_id = _first_id(inner, _PAD_NAMES, name)
         self.end_id = _first_id(inner, _END_NAMES, name)
-        canonical = json.dumps(json.loads(inner.to_str()), sort_keys=True).encode()
-        self.fingerprint = hashlib.sha256(canonical).hexdigest()
+        rules = json.loads(inner.to_str())
+        self.fingerprint = _fingerprint(rules)
+        self._encoder = _without_marks(inner, rules, (self.pad_id, self.end_id))
+        self._byte_tokens: dict[int, bytes] = {}
+        if rules["model"].get("byte_fallback"):
+            spelled = {f"<0x{value:02X}>": bytes([value]) for value in range(256)}
+            self._byte_tokens = {ids[token]: value for token, value in spelled.items() if token in ids}
 
     @classmethod
     def load(cls, folder: Path | str) -> "Tokenizer":
@@ -62,6 +74,19 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         self._inner.save(str(folder / TOKENIZER_FILE))
 
+    def hugging_face_settings(self) -> dict[str, Any]:
+        """What tokenizer_config.json holds: with it Hugging Face's AutoTokenizer opens tokenizer.json, gives
+        the ids that this one gives, and pads on the left, as generating needs."""
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": self._inner.id_to_token(self.pad_id),
+            "eos_token": self._inner.id_to_token(self.end_id),
+            "padding_side": "left",
+            "split_special_tokens": True,
+            "clean_up_tokenization_spaces": False,
+            "model_input_names": ["input_ids", "attention_mask"],
+        }
+
     def encode(self, text: str) -> np.ndarray:
         """Token ids (n,) int64, without special tokens."""
         return self.encode_with_offsets(text)[0]
@@ -72,7 +97,7 @@ class Tokenizer:
         starts: list[int] = []
         base = 0
         for block in _blocks(text):
-            encoding = self._inner.encode(block, add_special_tokens=False)
+            encoding = self._encoder.encode(block, add_special_tokens=False)
             ids.extend(encoding.ids)
             starts.extend(base + start for start, _ in encoding.offsets)
             base += len(block)
@@ -80,6 +105,9 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; padding and end marks vanish."""
+        if self._byte_tokens:
+            spell, flush = self._spelling()
+            return "".join(spell(token) for token in ids) + flush()
         return self._inner.decode(self._ordinary(ids), skip_special_tokens=False)
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
@@ -94,12 +122,29 @@ class Tokenizer:
     def speller(self) -> Callable[[int], str]:
         """A function for the ids of one text, in order, that returns what each adds to the text. While a
         character is not complete it returns nothing."""
+        return self._spelling()[0]
+
+    def _spelling(self) -> tuple[Callable[[int], str], Callable[[], str]]:
+        """See `speller`, and a function that returns what an incomplete character leaves at the end."""
         stream = tokenizers.decoders.DecodeStream(skip_special_tokens=False)
+        # Tokens that stand for single bytes are put together here: the library's stream stops with an error
+        # at bytes that are no characters, which a young model writes.
+        character = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+        def flush() -> str:
+            cut_off = character.decode(b"", final=True)
+            character.reset()
+            return cut_off
 
         def spell(token: int) -> str:
-            return (stream.step(self._inner, int(token)) or "") if self._keeps(int(token)) else ""
+            token = int(token)
+            if not self._keeps(token):
+                return ""
+            if token in self._byte_tokens:
+                return character.decode(self._byte_tokens[token])
+            return flush() + (stream.step(self._inner, token) or "")
 
-        return spell
+        return spell, flush
 
     def num_bytes(self, ids: Iterable[int]) -> int:
         """UTF-8 bytes of the decoded ids, the denominator of bits per byte."""
@@ -150,6 +195,18 @@ def byte_level_bpe(
     return Tokenizer(inner, name)
 
 
+def _fingerprint(rules: dict[str, Any]) -> str:
+    """Of a parsed tokenizer.json, without what has no effect here: Hugging Face's `save_pretrained` repeats
+    special tokens of the vocabulary as added ones, and writes down that nothing is put around a text."""
+    vocabulary, processor = rules["model"]["vocab"], rules["post_processor"] or {}
+    added = rules["added_tokens"]
+    added = [token for token in added if not (token["special"] and token["content"] in vocabulary)]
+    if processor.get("type") == "TemplateProcessing" and not processor["special_tokens"]:
+        processor = {}
+    canonical = {**rules, "added_tokens": added, "post_processor": processor or None}
+    return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
+
+
 def _first_id(inner: tokenizers.Tokenizer, names: tuple[str, ...], tokenizer: str) -> int:
     for name in names:
         token = inner.token_to_id(name)
@@ -159,6 +216,26 @@ def _first_id(inner: tokenizers.Tokenizer, names: tuple[str, ...], tokenizer: st
         f"Tokenizer {tokenizer!r} has none of the tokens {', '.join(names)}, and RETRO needs one of them. "
         "Use a tokenizer that has one."
     )
+
+
+def _without_marks(inner: tokenizers.Tokenizer, rules: dict, marks: tuple[int, ...]) -> tokenizers.Tokenizer:
+    """A tokenizer with the same ids that never makes one of `marks` of a text.
+
+    Tokenizers that look whole pieces up in their vocabulary would: there marks get names that no text has.
+    """
+    model = rules["model"]
+    if model["type"] not in ("Unigram", "WordPiece", "WordLevel"):
+        return inner
+    never = {inner.id_to_token(mark): f"\U000f0000{mark}\U000f0000" for mark in marks}  # private characters
+    if model["type"] == "Unigram":
+        vocabulary: list | dict = [[never.get(piece, piece), score] for piece, score in model["vocab"]]
+    else:
+        vocabulary = {never.get(piece, piece): token for piece, token in model["vocab"].items()}
+    kept = [added for added in rules["added_tokens"] if added["id"] not in marks]
+    changed = {"model": {**model, "vocab": vocabulary}, "added_tokens": kept, "post_processor": None}
+    encoder = tokenizers.Tokenizer.from_str(json.dumps({**rules, **changed}))
+    encoder.encode_special_tokens = True
+    return encoder
 
 
 def _blocks(text: str) -> Iterable[str]:

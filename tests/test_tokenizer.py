@@ -58,6 +58,80 @@ def test_texts_of_word_pieces_keep_their_blanks():
     assert bert.token_texts(ids) == ["ship", "s", ",", " ship", "s", " sail"]
 
 
+def unigram(texts: list[str]) -> tokenizers.Tokenizer:
+    """As T5's: pieces that begin with a mark for the blank, special tokens among the pieces."""
+    inner = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    blanks, pieces = tokenizers.pre_tokenizers.WhitespaceSplit(), tokenizers.pre_tokenizers.Metaspace()
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([blanks, pieces])
+    inner.decoder = tokenizers.decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    inner.train_from_iterator(texts, tokenizers.trainers.UnigramTrainer(
+        vocab_size=150, special_tokens=special, unk_token="<unk>", show_progress=False))  # fmt: skip
+    inner.post_processor = tokenizers.processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    return inner
+
+
+def word_piece(texts: list[str]) -> tokenizers.Tokenizer:
+    """As BERT's, but split at blanks only, so that a special token in a text stays in one piece."""
+    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    inner.decoder = tokenizers.decoders.WordPiece(cleanup=False)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    inner.train_from_iterator(texts, tokenizers.trainers.WordPieceTrainer(
+        vocab_size=150, special_tokens=special, show_progress=False))  # fmt: skip
+    return inner
+
+
+def bytes_for_the_unknown(texts: list[str]) -> tokenizers.Tokenizer:
+    """As Llama 2's: pieces, and single bytes for characters that are in none."""
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True, unk_token="<unk>"))
+    inner.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
+    )
+    d = tokenizers.decoders
+    inner.decoder = d.Sequence([d.Replace("▁", " "), d.ByteFallback(), d.Fuse(), d.Strip(" ", 1, 0)])
+    special = ["<unk>", "<s>", "</s>", "<pad>", *(f"<0x{value:02X}>" for value in range(256))]
+    inner.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(
+        vocab_size=450, special_tokens=special, show_progress=False))  # fmt: skip
+    return inner
+
+
+@pytest.mark.parametrize("make, pad, end, text, decoded", [
+    (unigram, 0, 1, "a <pad> ship</s><pad>", "a <pad> ship</s><pad>"),
+    (unigram, 0, 1, "two  blanks\nand lines", "two blanks and lines"),  # as T5 does
+    (word_piece, 0, 3, "ships [PAD] a [SEP]", "ships [PAD] a [SEP]"),
+    (bytes_for_the_unknown, 3, 2, "a <pad> ship</s>\n\n東京  😀", "a <pad> ship</s>\n\n東京  😀"),
+])  # fmt: skip
+def test_tokenizers_of_other_kinds(tmp_path, make, pad, end, text, decoded):
+    sentences = ["a ship sails </> and <two> lines of blanks, p a d s", "ships [PADSE] s a"] * 5
+    Tokenizer(make(sentences), "other").save(tmp_path)
+    other = Tokenizer.load(tmp_path)
+    assert (other.pad_id, other.end_id) == (pad, end)
+    ids, starts = other.encode_with_offsets(text)
+    assert other.decode(ids) == decoded
+    assert not {pad, end} & set(ids.tolist()), "a text has made a mark"
+    assert (np.diff(starts) >= 0).all() and starts[-1] < len(text)
+    assert other.decode([pad, *ids, end, pad]) == decoded
+    chance = np.random.default_rng(0)  # a young model writes anything, bytes that are no characters too
+    for _ in range(300):
+        ids = chance.integers(0, other.vocab_size, chance.integers(0, 20))
+        assert "".join(other.token_texts(ids)) == other.decode(ids)
+
+
+def test_a_character_of_several_byte_tokens_appears_with_the_last():
+    other = Tokenizer(bytes_for_the_unknown(["a ship"]), "bytes")
+    ids = other.encode("a 東")
+    assert other.token_texts(ids)[-3:] == ["", "", "東"]
+    assert other.token_texts([*ids[:-1], *other.encode("ship")[-1:]])[-2] == ""
+    assert other.decode(ids[:-1]) == "a \ufffd"
+
+
+def test_ids_with_gaps_count_up_to_the_highest():
+    words = {"[PAD]": 0, "[SEP]": 1, "[UNK]": 2, "ship": 9}
+    gaps = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    assert Tokenizer(gaps, "gaps").vocab_size == 10
+
+
 def test_a_long_text_in_blocks_has_the_same_ids(tokenizer, monkeypatch):
     text = "One line of a text.\n\nAnother,  with blanks  and 東京.\n" * 40
     whole = tokenizer.encode_with_offsets(text)
@@ -82,7 +156,7 @@ def test_a_bad_tokenizer_file_is_told(tokenizer, tmp_path):
         Tokenizer.load(tmp_path)
     tokenizer.save(tmp_path)
     rules = json.loads((tmp_path / "tokenizer.json").read_text())
-    del rules["model"]["vocab"]["<pad>"]
+    del rules["model"]["vocab"]["<pad>"], rules["model"]["vocab"]["</s>"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(rules))
     with pytest.raises(CheckpointError, match="has none of the tokens <pad>"):
         Tokenizer.load(tmp_path)
