@@ -4,6 +4,7 @@ A model folder holds
 
     config.json                      RetroConfig
     tokenizer.json                   the tokenizer it was trained with
+    tokenizer_config.json            what Hugging Face's AutoTokenizer wants to know besides
     model.safetensors                weights, or, when they do not fit into one file,
     model-00001-of-00003.safetensors …  and model.safetensors.index.json, in the Hugging Face layout
     SHA256SUMS                       of the weights and the tokenizer; `sha256sum -c SHA256SUMS` reads it
@@ -36,6 +37,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SUMS_FILE = "SHA256SUMS"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CARD_FILE = "README.md"
 MAX_FILE_BYTES = 9_500_000  # git hosts refuse or warn about larger files
 _HEADER_BYTES = 256  # what safetensors writes about one tensor, rounded up
@@ -90,6 +92,7 @@ def save_model(
         with files.new_folder(folder) as work:
             files.write_json(work / CONFIG_FILE, {"model_type": MODEL_TYPE, **model.config.to_dict()})
             tokenizer.save(work)
+            files.write_json(work / TOKENIZER_CONFIG_FILE, tokenizer.hugging_face_settings())
             for name, part in zip(names, parts, strict=True):
                 save_file({key: weights[key] for key in part}, work / name, metadata={"format": "pt"})
                 (work / name).chmod(0o644)  # the library makes it readable for its owner only

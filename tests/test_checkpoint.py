@@ -51,6 +51,7 @@ def test_a_model_comes_back_with_its_tokenizer_and_card(tmp_path, tokenizer):
     assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [
         "README.md", "SHA256SUMS", "config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json",
     ]  # fmt: skip
 
 
@@ -191,7 +192,7 @@ def test_another_config_is_refused_by_name_and_shape(folder):
     assert "lacks base.decoder.4.0.ln.scale, base.decoder.4.0" in with_config(dec_num_layers=5)
     assert "has base.decoder.3.1.kv_ln.scale, base.decoder.3.1" in with_config(dec_cca_layers=[1])
     said = with_config(dec_ffn_dim=20)
-    assert "m: base.decoder.0.2.wi_0.weight has shape [19, 13], but the config makes it [20, 13]; base." in said
+    assert "base.decoder.0.2.wi_0.weight has shape [19, 13], but the config makes it [20, 13]; base." in said
     assert said.count("has shape") == 3 and "and 9 more. Give the config that belongs" in said
     assert "lm_head.weight differ, but the config says they are one" in with_config(tie_embeddings=True)
     with pytest.raises(ConfigError, match="The nearest is 'chunk_size'"):
