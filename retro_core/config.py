@@ -228,6 +228,33 @@ def _described(expected: type) -> str:
 
 
 @dataclass(frozen=True)
+class FitConfig:
+    """How a base language model is RETRO-fitted; see `retro_core.retrofit`."""
+
+    encoder: str = setting(
+        "small",
+        "neighbour encoder: small, one of its own; base, copies of the base's first layers",
+        choices=("small", "base"),
+    )
+    encoder_layers: int = setting(2, "layers of the neighbour encoder", 1, 512)
+    start: str = setting(
+        "copy",
+        "how CCA begins: zero, random; base, as the base's self-attention; copy, as heads that copy",
+        choices=("zero", "base", "copy"),
+    )
+    cca_layers: list[int] = setting([], "decoder layers (from 0) with CCA; empty for the paper's")
+    chunk_size: int = setting(CHUNK_SIZE, "tokens in a chunk (m)", 1, 4096)
+    dropout: float = setting(0.0, "dropout in encoder and CCA while training", 0.0, 0.99)
+    unfreeze: bool = setting(False, "train the base too: Retro[Off] is then no longer the base")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run. A run is resumed with the same settings and continues bit for bit."""
 
