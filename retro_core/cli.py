@@ -231,15 +231,14 @@ def _score(arguments: argparse.Namespace) -> None:
         for chunk in found["chunks"]
     ]
     scored = [token for token in tokens if token["lp_on"] is not None]
-    on, off = (-fmean(token[name] for token in scored or [{name: 0.0}]) for name in ("lp_on", "lp_off"))
+    on, off = (-fmean(token[name] for token in scored) if scored else None for name in ("lp_on", "lp_off"))
     if arguments.json:
         _print_json({"scored": len(scored), "on": on, "off": off, "tokens": tokens, "chunks": chunks})
     else:
         for chunk in chunks:
             _print_scored(chunk)
-        print(
-            f"{len(scored):,} tokens, nats per token: on {on:.4f}, off {off:.4f}; difference {on - off:+.4f}"
-        )
+        losses = f": on {on:.4f}, off {off:.4f}; difference {on - off:+.4f}" if scored else ""
+        print(f"{len(scored):,} tokens, nats per token{losses}")
     if arguments.trace:
         _save_trace(arguments.trace, trace)
 

@@ -167,3 +167,4 @@ def test_every_chunk_is_looked_up_even_of_a_text_shorter_than_one(nile, tokenize
     ]
     assert all(chunk["neighbours"] for chunk in told["chunks"])
     assert (told["chunks"][-1]["gain"] is None) == (count % 3 == 0)
+    assert (told["on"] is None) == (text == "T"), "one token is given, none is predicted"
