@@ -1,9 +1,13 @@
 """Text <-> token ids, over one `tokenizer.json`, without torch or transformers (0.04 s to import).
 
-Special tokens can never come out of text: a document that contains the characters "<pad>" gets ordinary
-tokens for them, because the special ids exist in the vocabulary only, not as added tokens.
+Any kind of tokenizer that the `tokenizers` library reads: byte-level BPE, Unigram (T5), WordPiece (BERT), BPE
+that spells unknown characters in bytes (Llama).
+
+Padding and end of document can never come out of text: a document that contains the characters "<pad>" gets
+ordinary tokens for them.
 """
 
+import codecs
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +25,8 @@ _BLOCK = 200_000
 _END_NAMES = ("</s>", "<|endoftext|>", "[SEP]", "<eos>", "<|end_of_text|>")
 # Language models of others may have no padding: then a mark that plain text does without, at last the end's.
 _PAD_NAMES = (
-    "<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<|im_end|>", "<unk>", *_END_NAMES,
+    "<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<|im_end|>", "<unk>",
+    *_END_NAMES,
 )  # fmt: skip
 
 
@@ -39,10 +44,17 @@ class Tokenizer:
         inner.encode_special_tokens = True
         self._inner = inner
         self.name = name
-        self.vocab_size: int = inner.get_vocab_size()
+        ids = inner.get_vocab()
+        self.vocab_size: int = max(ids.values(), default=-1) + 1  # ids may have gaps
         self.pad_id = _first_id(inner, _PAD_NAMES, name)
         self.end_id = _first_id(inner, _END_NAMES, name)
-        self.fingerprint = _fingerprint(json.loads(inner.to_str()))
+        rules = json.loads(inner.to_str())
+        self.fingerprint = _fingerprint(rules)
+        self._encoder = _without_marks(inner, rules, (self.pad_id, self.end_id))
+        self._byte_tokens: dict[int, bytes] = {}
+        if rules["model"].get("byte_fallback"):
+            spelled = {f"<0x{value:02X}>": bytes([value]) for value in range(256)}
+            self._byte_tokens = {ids[token]: value for token, value in spelled.items() if token in ids}
 
     @classmethod
     def load(cls, folder: Path | str) -> "Tokenizer":
@@ -85,7 +97,7 @@ class Tokenizer:
         starts: list[int] = []
         base = 0
         for block in _blocks(text):
-            encoding = self._inner.encode(block, add_special_tokens=False)
+            encoding = self._encoder.encode(block, add_special_tokens=False)
             ids.extend(encoding.ids)
             starts.extend(base + start for start, _ in encoding.offsets)
             base += len(block)
@@ -93,6 +105,9 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; padding and end marks vanish."""
+        if self._byte_tokens:
+            spell, flush = self._spelling()
+            return "".join(spell(token) for token in ids) + flush()
         return self._inner.decode(self._ordinary(ids), skip_special_tokens=False)
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
@@ -107,12 +122,29 @@ class Tokenizer:
     def speller(self) -> Callable[[int], str]:
         """A function for the ids of one text, in order, that returns what each adds to the text. While a
         character is not complete it returns nothing."""
+        return self._spelling()[0]
+
+    def _spelling(self) -> tuple[Callable[[int], str], Callable[[], str]]:
+        """See `speller`, and a function that returns what an incomplete character leaves at the end."""
         stream = tokenizers.decoders.DecodeStream(skip_special_tokens=False)
+        # Tokens that stand for single bytes are put together here: the library's stream stops with an error
+        # at bytes that are no characters, which a young model writes.
+        character = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+        def flush() -> str:
+            cut_off = character.decode(b"", final=True)
+            character.reset()
+            return cut_off
 
         def spell(token: int) -> str:
-            return (stream.step(self._inner, int(token)) or "") if self._keeps(int(token)) else ""
+            token = int(token)
+            if not self._keeps(token):
+                return ""
+            if token in self._byte_tokens:
+                return character.decode(self._byte_tokens[token])
+            return flush() + (stream.step(self._inner, token) or "")
 
-        return spell
+        return spell, flush
 
     def num_bytes(self, ids: Iterable[int]) -> int:
         """UTF-8 bytes of the decoded ids, the denominator of bits per byte."""
@@ -184,6 +216,26 @@ def _first_id(inner: tokenizers.Tokenizer, names: tuple[str, ...], tokenizer: st
         f"Tokenizer {tokenizer!r} has none of the tokens {', '.join(names)}, and RETRO needs one of them. "
         "Use a tokenizer that has one."
     )
+
+
+def _without_marks(inner: tokenizers.Tokenizer, rules: dict, marks: tuple[int, ...]) -> tokenizers.Tokenizer:
+    """A tokenizer with the same ids that never makes one of `marks` of a text.
+
+    Tokenizers that look whole pieces up in their vocabulary would: there marks get names that no text has.
+    """
+    model = rules["model"]
+    if model["type"] not in ("Unigram", "WordPiece", "WordLevel"):
+        return inner
+    never = {inner.id_to_token(mark): f"\U000f0000{mark}\U000f0000" for mark in marks}  # private characters
+    if model["type"] == "Unigram":
+        vocabulary: list | dict = [[never.get(piece, piece), score] for piece, score in model["vocab"]]
+    else:
+        vocabulary = {never.get(piece, piece): token for piece, token in model["vocab"].items()}
+    kept = [added for added in rules["added_tokens"] if added["id"] not in marks]
+    changed = {"model": {**model, "vocab": vocabulary}, "added_tokens": kept, "post_processor": None}
+    encoder = tokenizers.Tokenizer.from_str(json.dumps({**rules, **changed}))
+    encoder.encode_special_tokens = True
+    return encoder
 
 
 def _blocks(text: str) -> Iterable[str]:
