@@ -19,6 +19,7 @@ from indexing.errors import InputError
 from indexing.neighbours import Neighbours, Retriever
 from indexing.tokenizer import Tokenizer
 from retro_core.config import GenerationConfig
+from retro_core.inputs import check_logits
 from retro_core.model import Retro, neighbour_tensor
 
 MAX_PROMPT_TOKENS = 4096  # attention looks at all pairs: some GB at this length
@@ -164,6 +165,7 @@ def choose(
     dice: torch.Generator,
 ) -> int:
     """logits (v,) -> the next token: penalties, then temperature, top-k, top-p, then a draw."""
+    check_logits(logits)
     logits = penalised(logits, tokens[pad:], tokenizer.end_id, config)
     logits[tokenizer.pad_id] = -torch.inf
     if config.temperature == 0:

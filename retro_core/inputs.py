@@ -7,7 +7,7 @@ would make the host wait for the device at every token, so there ids are to be c
 import torch
 from torch import Tensor
 
-from indexing.errors import InputError
+from indexing.errors import CheckpointError, InputError
 from retro_core.config import RetroConfig
 
 _ID_TYPES = (torch.int64, torch.int32)  # what an embedding table can be asked for
@@ -50,6 +50,15 @@ def check_inputs(
         _check_mask("neighbour_mask", neighbour_mask, "neighbour_ids", neighbour_ids)
     if encoded is not None:
         _check_encoded(encoded, neighbour_ids, config.enc_hidden_dim)
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise CheckpointError if not all scores of the next token, logits (..., v), are numbers."""
+    if not torch.isfinite(logits.sum()):
+        raise CheckpointError(
+            "The model's scores for the next token are not all numbers: its weights are damaged, or it was loaded "
+            "in half precision and they overflow. Load it in float32, or use an earlier checkpoint."
+        )
 
 
 def _check_neighbours(config: RetroConfig, input_ids: Tensor, neighbour_ids: Tensor, past: int) -> None:
