@@ -30,6 +30,7 @@ REFERENCE = "reference"
 MODEL_TYPE = "retro-explorer"  # what a config.json says to Hugging Face's Auto classes
 # What Hugging Face writes into a config.json beside the model's own settings.
 _HUGGING_FACE_KEYS = ("model_type", "architectures", "dtype", "transformers_version")
+_WIDEST, _ROWS = 1 << 17, 1 << 20  # far beyond any model: a slip of the pen, not a size
 # Log-linear tables: one bucket per distance in half of the table, or of each of its two directions.
 _EXACT_PARTS = {
     "enc_sa_pos_bias_num_buckets": 4, "enc_ca_pos_bias_num_buckets": 4,
@@ -57,28 +58,28 @@ class RetroConfig:
     pos_bias: str = setting(
         "linear", "buckets of the relative position bias", choices=("linear", "log-linear")
     )
-    pos_bias_max_distance: int = setting(2048, "distance from which log-linear buckets are equal", 2)
+    pos_bias_max_distance: int = setting(2048, "distance from which log-linear buckets are equal", 2, 1 << 30)
 
     enc_share_decoder_embs: bool = setting(
         False, "encoder uses the decoder's token embeddings (equal widths)"
     )
-    enc_hidden_dim: int = setting(768, "encoder width", 1)
+    enc_hidden_dim: int = setting(768, "encoder width", 1, _WIDEST)
     enc_num_layers: int = setting(2, "encoder layers", 1, 512)
-    enc_ffn_dim: int = setting(3072, "encoder feed-forward width", 1)
+    enc_ffn_dim: int = setting(3072, "encoder feed-forward width", 1, 8 * _WIDEST)
     enc_num_heads: int = setting(4, "encoder attention heads", 1, 1024)
-    enc_qkv_dim: int = setting(768, "encoder attention width, all heads together", 1)
+    enc_qkv_dim: int = setting(768, "encoder attention width, all heads together", 1, _WIDEST)
     enc_ca_layers: list[int] = setting([0, 1], "encoder layers (from 0) that read the chunk")
-    enc_sa_pos_bias_num_buckets: int = setting(256, "position buckets, encoder self-attention", 1)
-    enc_ca_pos_bias_num_buckets: int = setting(192, "position buckets, encoder cross-attention", 1)
+    enc_sa_pos_bias_num_buckets: int = setting(256, "position buckets, encoder self-attention", 1, _ROWS)
+    enc_ca_pos_bias_num_buckets: int = setting(192, "position buckets, encoder cross-attention", 1, _ROWS)
 
-    dec_hidden_dim: int = setting(768, "decoder width", 1)
+    dec_hidden_dim: int = setting(768, "decoder width", 1, _WIDEST)
     dec_num_layers: int = setting(2, "decoder layers", 1, 512)
-    dec_ffn_dim: int = setting(3072, "decoder feed-forward width", 1)
+    dec_ffn_dim: int = setting(3072, "decoder feed-forward width", 1, 8 * _WIDEST)
     dec_num_heads: int = setting(4, "decoder attention heads", 1, 1024)
-    dec_qkv_dim: int = setting(768, "decoder attention width, all heads together", 1)
+    dec_qkv_dim: int = setting(768, "decoder attention width, all heads together", 1, _WIDEST)
     dec_cca_layers: list[int] = setting([1], "decoder layers (from 0) with chunked cross-attention")
-    dec_sa_pos_bias_num_buckets: int = setting(2048, "position buckets, decoder self-attention", 1)
-    dec_cca_pos_bias_num_buckets: int = setting(192, "position buckets, chunked cross-attention", 1)
+    dec_sa_pos_bias_num_buckets: int = setting(2048, "position buckets, decoder self-attention", 1, _ROWS)
+    dec_cca_pos_bias_num_buckets: int = setting(192, "position buckets, chunked cross-attention", 1, _ROWS)
     is_encoder_decoder: bool = setting(False, "accepted for compatibility; has no effect")
 
     def __post_init__(self) -> None:
@@ -168,7 +169,7 @@ def check_bounds(settings: Any) -> None:
             fits = True
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
             raise ConfigError(f"{spec.name} must be {_described(expected)}, got {value!r}.")
-        if expected is list and not all(isinstance(item, int) for item in value):
+        if expected is list and not all(type(item) is int for item in value):
             raise ConfigError(f"{spec.name} must be a list of whole numbers, got {value!r}.")
         low, high = meta.get("low"), meta.get("high")
         if (low is not None and value < low) or (high is not None and value > high):

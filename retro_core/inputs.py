@@ -56,8 +56,8 @@ def check_logits(logits: Tensor) -> None:
     """Raise CheckpointError if not all scores of the next token, logits (..., v), are numbers."""
     if not torch.isfinite(logits.sum()):
         raise CheckpointError(
-            "The model's scores for the next token are not all numbers: its weights are damaged, or it was loaded "
-            "in half precision and they overflow. Load it in float32, or use an earlier checkpoint."
+            "The model's scores for the next token are not all numbers: its weights are damaged, or half "
+            "precision is too narrow for them. Load it in float32, or use an earlier checkpoint."
         )
 
 

@@ -51,7 +51,12 @@ def test_an_unknown_key_names_the_nearest_known_one(wrong, nearest):
 @pytest.mark.parametrize("values, sentence", [
     ({"dec_num_layers": 0}, "dec_num_layers must be from 1 to 512, got 0."),
     ({"chunk_size": 5000}, "chunk_size must be from 1 to 4,096, got 5000."),
-    ({"dec_ffn_dim": -1}, "dec_ffn_dim must be at least 1, got -1."),
+    ({"dec_ffn_dim": -1}, "dec_ffn_dim must be from 1 to 1,048,576, got -1."),
+    ({"dec_hidden_dim": 10**18}, "dec_hidden_dim must be from 1 to 131,072, got 1000000000000000000."),
+    ({"enc_sa_pos_bias_num_buckets": None}, "enc_sa_pos_bias_num_buckets must be a whole number, got None."),
+    ({"pad_token_idx": -1}, "pad_token_idx must be at least 0, got -1."),
+    ({"dec_cca_layers": [True]}, "dec_cca_layers must be a list of whole numbers, got [True]."),
+    ({"enc_ca_layers": {"0": 1}}, "enc_ca_layers must be a list, got {'0': 1}."),
     ({"dropout_p": 1.0}, "dropout_p must be from 0 to 0.99, got 1.0."),
     ({"dropout_p": float("nan")}, "dropout_p must be a number, got nan."),
     ({"enc_num_heads": 2.0}, "enc_num_heads must be a whole number, got 2.0."),
