@@ -20,6 +20,7 @@ from indexing.tokenizer import Tokenizer
 from retro_core.cache import DecodingCache
 from retro_core.config import GenerationConfig
 from retro_core.generation import GenerationEvent, generate
+from retro_core.inputs import check_inputs
 from retro_core.model import Capture, Retro, RetroOutput, neighbour_tensor
 
 Text = str | Sequence[int]  # or its token ids
@@ -377,7 +378,7 @@ def _move(
 @torch.inference_mode()
 def rescore(scored: Scored, changes: Sequence[Change], tokenizer: Tokenizer | None = None) -> Rescored:
     """Score the text with changed neighbours; see `change` for what is raised. Only what changed, and what
-    comes after it, is computed."""
+    comes after it, is computed; `scored` stays as it is, for the next changes."""
     original, model = _neighbours_of(scored), scored.model
     changed = change(original, changes, tokenizer, model.config.chunk_size)
     after, n, m = changed.neighbours, scored.ids.shape[1], model.config.chunk_size
@@ -388,6 +389,7 @@ def rescore(scored: Scored, changes: Sequence[Change], tokenizer: Tokenizer | No
         return Rescored(changed, n, before, np.zeros(n), {})
     start = attending_positions(differ[0], n, m).start
     ids = neighbour_tensor(after, model.device)
+    check_inputs(model.config, scored.ids, ids)
     output = _read_again(
         scored,
         _first_tokens(scored.cache, start),
