@@ -278,6 +278,7 @@ def _fitting(model: Retro, weights: dict[str, Tensor], source: str) -> list[tupl
             f"{source} has {_listed(unexpected)}, which a model with this config has not. "
             "Give the config that belongs to these weights."
         )
+    weights = {key: weights[key] for key in expected if key in weights}  # in the order of the model
     missing = [names[0] for names in shared if not any(key in weights for key in names)]
     if missing == ["lm_head.weight"]:
         raise CheckpointError(
