@@ -22,7 +22,6 @@ Axes: b batch, n tokens, l chunks, m chunk size, k neighbours, r retrieved lengt
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,13 +32,12 @@ from indexing.errors import InputError
 from indexing.neighbours import Neighbours
 from retro_core.cache import DecodingCache, KeysValues
 from retro_core.config import REFERENCE, RetroConfig
+from retro_core.functions import IGNORED_LABEL, attention, by_distance, cross_entropy_in_pieces, rms_norm
 from retro_core.inputs import check_inputs
 from retro_core.reading import Reading, by_neighbour, hides
 
-IGNORED_LABEL = -100
 EMBEDDING_STD = 0.02
 _MASKED = -10000.0  # what the reference adds to the score of a hidden key
-_PIECE = 512  # rows of logits that are held at once where a loss is all that is wanted
 
 
 # ---------------------------------------------------------------------------------------- positions
@@ -102,19 +100,20 @@ class PositionBias(nn.Module):
         steps = torch.arange(count, device=self.relative_attention_bias.weight.device)
         return self.relative_attention_bias(self.buckets(first + sign * steps)).T
 
-    def matrix(self, queries: int, keys: int, first: int = 0, sign: int = 1) -> Tensor:
+    def matrix(
+        self, queries: int, keys: int, first: int = 0, sign: int = 1, causal: float | None = None
+    ) -> Tensor:
         """(h, queries, keys): the score of query i and key j is that of the distance first + sign * (j - i).
 
         Only queries + keys distances occur, so no more rows of the table are looked up, forward or backward.
+        causal  is added to the score of keys at a distance above 0
         """
-        period = queries + keys
-        # line[(j - i) mod period], with one unused place between the last key and the first query
-        line = torch.cat(
-            [self.line(first, keys + 1, sign), self.line(first - sign * (queries - 1), queries - 1, sign)], -1
-        )
-        # Reading a line again and again with one step less than its period shifts it by one in each row.
-        rows = line[:, None].expand(-1, queries, -1).reshape(len(line), -1)[:, : queries * (period - 1)]
-        return rows.view(len(line), queries, period - 1)[:, :, :keys]
+        lowest = first - sign * (queries - 1)
+        line = self.line(lowest, queries + keys - 1, sign)
+        if causal is not None:
+            later = torch.arange(lowest, lowest + queries + keys - 1, device=line.device) > 0
+            line = line + torch.zeros_like(line[0]).masked_fill(later, causal)
+        return by_distance(line, queries, keys)
 
     def buckets(self, relative: Tensor) -> Tensor:
         """relative (...,) int -> its row of the table (...,)"""
@@ -132,9 +131,7 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        # The small number is added to the root, not under it, as in the reference.
-        rms = x.norm(dim=-1, keepdim=True) * x.shape[-1] ** -0.5
-        return self.scale * (x / (rms + 1e-8))
+        return rms_norm(x, self.scale)
 
 
 class FeedForward(nn.Module):
@@ -166,7 +163,8 @@ class AttentionCore(nn.Module):
         self.scaled = scaled
 
     def heads(self, x: Tensor) -> Tensor:
-        return rearrange(x, "... n (h d) -> ... h n d", h=self.num_heads)
+        """(a, n, h*d) -> (a, h, n, d)"""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
 
     def forward(
         self,
@@ -175,44 +173,40 @@ class AttentionCore(nn.Module):
         v: Tensor,
         bias: Tensor,
         present: Tensor | None = None,
-        causal: Tensor | None = None,
+        some: Tensor | None = None,
         capture: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """q (a, h, i, d), k and v (a, h, j, d), bias (h, i, j) -> output (a, i, out), with `capture` also
+        """q (a, h, i, d), k and v (a, h, j, d), bias (h, i, j) -> output (a, i, out), and with `capture` also
         weights (a, h, i, j).
 
-        present (a, j) and causal (i, j) are True where a key may be read, None where all may.
+        present (a, j) is True where a key may be read, None where all may. some (a, i) is True in rows that
+        may read something; by default those of a text in which anything is present.
         """
-        visible = causal
         if present is not None:
-            present = present[:, None, None, :]
-            visible = present if causal is None else present & causal
+            some = present.any(dim=-1, keepdim=True) if some is None else some
+            present, some = present[:, None, None, :], some[:, None, :, None]
         dropped = self.dropout.p if self.training else 0.0
         weights = None
         # The reference adds its masks to the scores, which rounds them; where all keys are hidden that shows.
         if capture or dropped or not (self.scaled or present is None):
-            scores = q @ k.transpose(-1, -2) * self._scale(q) + bias
-            if self.scaled:
-                weights = self._hide(scores, visible).softmax(dim=-1)
-                # This matters in rows without any visible key only: uniform there, exactly 0 after it.
-                weights = weights if visible is None else weights * visible
-            else:
-                weights = self._hide(self._hide(scores, present), causal).softmax(dim=-1)
+            weights = self._hide(q @ k.transpose(-1, -2) * self._scale(q) + bias, present).softmax(dim=-1)
+            if present is not None and self.scaled:
+                weights = weights * (present & some)  # exactly 0, where rows that see nothing were uniform
             mixed = self.dropout(weights) @ v
         else:
-            bias = self._hide(bias, visible).to(q.dtype).expand(len(q), -1, -1, -1)
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self._scale(q))
+            mixed = attention(q, k, v, self._hide(bias, present), self._scale(q))
             if present is not None:
-                mixed = mixed * visible.any(dim=-1, keepdim=True)
-        out = self.dropout(self.final_proj(rearrange(mixed, "a h n d -> a n (h d)")))
-        return out, weights if capture else None
+                mixed = mixed * some
+        out = self.final_proj(mixed.transpose(1, 2).flatten(2))
+        return (self.dropout(out) if dropped else out), weights if capture else None
 
-    def _hide(self, scores: Tensor, visible: Tensor | None) -> Tensor:
-        if visible is None:
+    def _hide(self, scores: Tensor, present: Tensor | None) -> Tensor:
+        if present is None:
             return scores
         if self.scaled:
-            return scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
-        return scores + (~visible) * _MASKED
+            # The lowest number, not -inf: a row that sees nothing must not become nan.
+            return scores.masked_fill(~present, torch.finfo(scores.dtype).min)
+        return scores + (~present) * _MASKED
 
     def _scale(self, q: Tensor) -> float:
         return q.shape[-1] ** -0.5 if self.scaled else 1.0
@@ -234,16 +228,18 @@ class SelfAttention(nn.Module):
         if past is not None:
             k, v = past.append(k, v)
         j = k.shape[-2]
-        causal = None
+        some = None
         if past is not None and n == 1:
             # The one query stands at the last key: distances 1 - j ... 0 end the line of all distances.
-            line = past.line(j, lambda size: core.positional_bias.line(1 - size, size))
-            bias = line[:, None]
+            bias = past.line(j, lambda size: core.positional_bias.line(1 - size, size))[:, None]
+        elif self.causal:
+            hidden = -torch.inf if core.scaled or mask is None else _MASKED
+            bias = core.positional_bias.matrix(n, j, first=n - j, causal=hidden)
+            if mask is not None:
+                some = mask.cumsum(dim=-1)[:, j - n :] > 0
         else:
-            bias = core.positional_bias.matrix(n, j, first=n - j)
-            if self.causal:
-                causal = torch.ones(n, j, dtype=torch.bool, device=x.device).tril(j - n)
-        out, _ = core(q, k, v, bias, mask, causal)
+            bias = core.positional_bias.matrix(n, j)
+        out, _ = core(q, k, v, bias, mask, some)
         return x + out
 
 
@@ -584,8 +580,9 @@ class Retro(nn.Module):
         """
         capture = capture or Capture()
         base, pad, m = self.base, self.config.pad_token_idx, self.config.chunk_size
-        past, n = 0 if cache is None else cache.length, input_ids.shape[-1]
+        past = 0 if cache is None else cache.length
         check_inputs(self.config, input_ids, neighbour_ids, input_mask, neighbour_mask, labels, encoded, past)
+        n = input_ids.shape[1]
         if cache is not None:
             _check_cached(cache, input_ids, labels, capture, fresh_ids)
         input_mask = (input_ids != pad) if input_mask is None else input_mask.bool()
@@ -721,62 +718,6 @@ def _check_cached(
         raise InputError(
             f"Fresh neighbours belong to the last {cache.chunk_size} tokens, but there are "
             f"{cache.length + 1}. Wait until a chunk is full."
-        )
-
-
-def cross_entropy_in_pieces(
-    hidden: Tensor, weight: Tensor, labels: Tensor, reduction: str = "mean"
-) -> Tensor:
-    """Cross-entropy of the output layer, without ever holding all of its logits.
-
-    hidden (b, n, d) after the final norm, weight (v, d), labels (b, n), -100 where there is none -> the mean
-    over labels, or (b, n) for reduction "none". With gradients the mean costs one product with the weights
-    less memory than logits do: each piece's gradient is made while the piece is there.
-    """
-    flat, targets = hidden.flatten(0, 1), labels.flatten()
-    if reduction == "none":
-        losses = [
-            F.cross_entropy(part @ weight.T, some, ignore_index=IGNORED_LABEL, reduction="none")
-            for part, some in zip(flat.split(_PIECE), targets.split(_PIECE), strict=True)
-        ]
-        return torch.cat(losses).view_as(labels)
-    return _CrossEntropyInPieces.apply(flat, weight, targets)
-
-
-class _CrossEntropyInPieces(torch.autograd.Function):
-    """See cross_entropy_in_pieces. The loss is the last step of a training step, so what it needs for its
-    backward pass, d loss / d logits, is known in the forward pass up to one factor."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        needed = ctx.needs_input_grad
-        count = (targets != IGNORED_LABEL).sum()
-        total = hidden.new_zeros((), dtype=torch.float32)
-        grad_hidden = torch.empty_like(hidden) if needed[0] else None
-        grad_weight = torch.zeros_like(weight) if needed[1] else None
-        for start in range(0, len(hidden), _PIECE):
-            part, some = hidden[start : start + _PIECE], targets[start : start + _PIECE]
-            counted = (some != IGNORED_LABEL)[:, None]
-            chosen = some.clamp(min=0)[:, None]
-            log_p = (part @ weight.T).float().log_softmax(dim=-1)
-            total -= (log_p.gather(-1, chosen) * counted).sum()
-            if needed[0] or needed[1]:
-                grad = log_p.exp_().scatter_add_(-1, chosen, -torch.ones_like(chosen, dtype=log_p.dtype))
-                grad = (grad * counted).div_(count).to(hidden.dtype)
-                if grad_hidden is not None:
-                    grad_hidden[start : start + _PIECE] = grad @ weight
-                if grad_weight is not None:
-                    grad_weight.addmm_(grad.T, part)
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        return total / count
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return (
-            None if grad_hidden is None else grad_hidden * grad,
-            None if grad_weight is None else grad_weight * grad,
-            None,
         )
 
 

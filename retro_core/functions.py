@@ -1,0 +1,189 @@
+"""Four functions whose gradients are written by hand, because on a CPU what lies between the matrix products
+costs a quarter of a training step when autograd composes it. The maths is the plain one of each docstring.
+
+Where no gradient is recorded, or on an accelerator, torch's own kernels do the same.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+NORM_EPSILON = 1e-8
+IGNORED_LABEL = -100
+_PIECE = 512  # rows of logits that are held at once
+
+
+def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
+    """scale * x / (root mean square of x + 1e-8), over the last axis.
+
+    The small number is added to the root, not under it, as in the reference.
+    """
+    if _by_hand(x, scale):
+        return _RmsNorm.apply(x, scale)
+    return x * (scale / _root_mean_square(x))
+
+
+def _root_mean_square(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5 + NORM_EPSILON
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        inverse = _root_mean_square(x).reciprocal_()
+        ctx.save_for_backward(x, scale, inverse)
+        return (x * inverse).mul_(scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, scale, inverse = ctx.saved_tensors
+        width = x.shape[-1]
+        products = (grad * x).view(-1, width)
+        grad_scale = inverse.view(-1) @ products
+        # d(1 / (rms + e)) / dx = -x / (width * rms * (rms + e)^2), nothing where x is 0
+        rms = (inverse.reciprocal() - NORM_EPSILON) * width
+        through_root = (products @ scale).view_as(inverse) * inverse.square() / rms.clamp(min=1e-30)
+        return (grad * scale).mul_(inverse).addcmul_(x, through_root, value=-1), grad_scale
+
+
+def by_distance(line: Tensor, queries: int, keys: int) -> Tensor:
+    """(h, queries, keys) whose entry (i, j) is line[:, j - i + queries - 1], line (h, queries + keys - 1).
+
+    Gradients are summed along the diagonals.
+    """
+    return _ByDistance.apply(line, queries, keys) if _by_hand(line) else _skewed(line, queries, keys)
+
+
+def _skewed(line: Tensor, queries: int, keys: int) -> Tensor:
+    # A line read again and again, each time one step longer than it is, shifts by one in each row.
+    heads, length = line.shape
+    rows = F.pad(line, (0, 1))[:, None].expand(-1, queries, -1).reshape(heads, -1)
+    return rows[:, : queries * length].view(heads, queries, length)[:, :, queries - 1 :]
+
+
+class _ByDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, line: Tensor, queries: int, keys: int) -> Tensor:
+        return _skewed(line, queries, keys).contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        heads, queries, keys = grad.shape
+        length = queries + keys - 1
+        total = grad.new_empty(heads, length)
+        # The same skewing, of one head at a time: it stays in the processor's cache.
+        shifted = grad.new_zeros(queries * (length + 1))
+        place = shifted.as_strided((queries, keys), (length, 1), queries - 1)
+        for head in range(heads):
+            place.copy_(grad[head])
+            torch.sum(shifted.view(queries, length + 1)[:, :length], dim=0, out=total[head])
+        return total, None, None
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """softmax(scale * q k^T + bias) v. q (a, h, i, d), k and v (a, h, j, d), bias (h, i, j) or (a, h, i, j)
+    -> (a, h, i, d). A bias of -inf hides a key; each row needs a visible one."""
+    if _by_hand(q, k, v, bias):
+        return _Attention.apply(q, k, v, bias, scale)
+    bias = bias.to(q.dtype).expand(len(q), -1, -1, -1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+        (a, h, i, d), j = q.shape, k.shape[2]
+        # One buffer for scores and weights.
+        weights = bias.expand(a, h, i, j).clone(memory_format=torch.contiguous_format).view(a * h, i, j)
+        weights.baddbmm_(q.reshape(-1, i, d), k.reshape(-1, j, d).transpose(1, 2), alpha=scale)
+        torch.softmax(weights, dim=-1, out=weights)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.scale, ctx.own_bias = scale, bias.dim() == 4
+        return torch.bmm(weights, v.reshape(-1, j, d)).view(a, h, i, d)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
+        q, k, v, weights = ctx.saved_tensors
+        (a, h, i, d), j = q.shape, k.shape[2]
+        grad = grad.reshape(-1, i, d)
+        grad_v = torch.bmm(weights.transpose(1, 2), grad)
+        scores = torch.bmm(grad, v.reshape(-1, j, d).transpose(1, 2))
+        torch.ops.aten._softmax_backward_data.out(scores, weights, -1, weights.dtype, grad_input=scores)
+        grad_q = torch.bmm(scores, k.reshape(-1, j, d)).mul_(ctx.scale)
+        grad_k = torch.bmm(scores.transpose(1, 2), q.reshape(-1, i, d)).mul_(ctx.scale)
+        grad_bias = None
+        if ctx.needs_input_grad[3]:
+            grad_bias = scores.view(a, h, i, j)
+            grad_bias = grad_bias if ctx.own_bias else grad_bias.sum(dim=0)
+        return grad_q.view(q.shape), grad_k.view(k.shape), grad_v.view(v.shape), grad_bias, None
+
+
+def cross_entropy_in_pieces(
+    hidden: Tensor, weight: Tensor, labels: Tensor, reduction: str = "mean"
+) -> Tensor:
+    """Cross-entropy of an output layer, without ever holding all of its logits.
+
+    hidden (b, n, d), weight (v, d), labels (b, n), -100 where there is none -> the mean over labels, or with
+    reduction "none" (b, n).
+    """
+    flat, targets = hidden.flatten(0, 1), labels.flatten()
+    if reduction == "none":
+        losses = [
+            F.cross_entropy(part @ weight.T, some, ignore_index=IGNORED_LABEL, reduction="none")
+            for part, some in zip(flat.split(_PIECE), targets.split(_PIECE), strict=True)
+        ]
+        return torch.cat(losses).view_as(labels)
+    return _CrossEntropyInPieces.apply(flat, weight, targets)
+
+
+class _CrossEntropyInPieces(torch.autograd.Function):
+    """The loss is the last step of a forward pass, so its gradient is known there up to one factor: that of
+    each piece is made while the piece is there."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        count = (targets != IGNORED_LABEL).sum()
+        total = hidden.new_zeros((), dtype=torch.float32 if hidden.dtype.itemsize < 4 else hidden.dtype)
+        grad_hidden = torch.empty_like(hidden) if wanted else None
+        grad_weight = torch.zeros_like(weight) if wanted else None
+        for start in range(0, len(hidden), _PIECE):
+            part, some = hidden[start : start + _PIECE], targets[start : start + _PIECE]
+            counted, chosen = (some != IGNORED_LABEL)[:, None], some.clamp(min=0)[:, None]
+            logits = (part @ weight.T).to(total.dtype)
+            picked = logits.gather(-1, chosen)
+            highest = logits.amax(dim=-1, keepdim=True)
+            sums = logits.sub_(highest).exp_().sum(dim=-1, keepdim=True)
+            total += ((sums.log() + highest - picked) * counted).sum()
+            if wanted:  # softmax - one-hot, each row by its share of the mean
+                share = counted / count
+                logits.mul_(share / sums).scatter_add_(-1, chosen, -share.to(logits.dtype))
+                grad = logits.to(hidden.dtype)
+                grad_hidden[start : start + _PIECE] = grad @ weight
+                if hidden.device.type == "cpu":
+                    grad_weight.addmm_(grad.T, part)
+                else:  # mixed precision casts products, but none in place
+                    grad_weight += grad.T @ part
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad, grad_weight * grad, None
+
+
+def _by_hand(*tensors: Tensor) -> bool:
+    return (
+        torch.is_grad_enabled()
+        and tensors[0].device.type == "cpu"
+        and any(tensor.requires_grad for tensor in tensors)
+        and not torch.compiler.is_compiling()
+    )
