@@ -7,9 +7,9 @@ Retrieval is an argument of `forward` and `generate`: a `retriever` (a Datastore
 as soon as the chunk is complete, and its neighbours are read from the chunk's last token on. Without one, the
 model is Retro[Off].
 
-Chunks are counted from the start of the array, padding included; a chunk is looked up by its real tokens, and
-one of padding alone has no neighbours. So a prompt that shall be looked up before its first new token is to be
-padded on the left to whole chunks (`pad_to_multiple_of=model.config.chunk_size`), which is what our own
+Chunks are counted from the start of the array, padding included; a chunk is looked up by its real tokens,
+and one of padding alone has no neighbours. So a prompt that shall be looked up before its first new token is
+to be padded on the left to whole chunks (`pad_to_multiple_of=model.config.chunk_size`), which is what our own
 `generation.generate` does with prompts shorter than a chunk.
 """
 
@@ -43,8 +43,9 @@ _OF_NEIGHBOURS = ("retriever", "num_neighbours", "neighbour_ids", "neighbour_mas
 
 
 class RetroHFConfig(transformers.PreTrainedConfig):
-    """A RetroConfig as Hugging Face wants it: the same fields, and its own names (`vocab_size`, `hidden_size`,
-    `pad_token_id`, …) for some of them. A config.json without `mode` was written for the reference.
+    """A RetroConfig as Hugging Face wants it: the same fields, and its own names (`vocab_size`,
+    `hidden_size`, `pad_token_id`, …) for some of them. A config.json without `mode` was written for the
+    reference.
 
     Weights are computed with in float32 unless config.json or the caller names another `dtype`: our folders
     store them in float16 to be small, which most processors compute slowly.
@@ -86,7 +87,7 @@ class RetroHFConfig(transformers.PreTrainedConfig):
 
 
 class RetroCache(Cache):
-    """`past_key_values` of a RETRO model: its DecodingCache, and what must be known to look up the next chunk.
+    """`past_key_values` of a RETRO model: its DecodingCache, and what looking up the next chunk needs.
 
     ids             (b, n) the tokens so far, padding where the attention mask hides one; None at first
     neighbour_ids   (b, l, k, r) of all complete chunks; None if nothing was looked up so far
@@ -129,8 +130,8 @@ class RetroCache(Cache):
         return -1  # none
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens: -j forgets j, as transformers asks today; older 5.x give the positive number
-        of tokens to keep."""
+        """Forget the last tokens: -j forgets j, as transformers asks today; older 5.x give the positive
+        number of tokens to keep."""
         length = self.decoding.length
         if tokens_to_remove:
             length = tokens_to_remove if tokens_to_remove > 0 else max(0, length + tokens_to_remove)
@@ -198,10 +199,10 @@ class _Remembering:
 class RetroCausalLMOutput(CausalLMOutputWithPast):
     """loss () · logits (b, n, v) · past_key_values, a RetroCache if one was used · and, when asked for:
 
-    hidden_states  the decoder's residual stream after the embeddings and each layer, (b, n, d) each, the last
-                   one after the final norm
-    attentions     what was read of the neighbours: for each layer with chunked cross-attention (b, h, n, k, r),
-                   a row is 0 where there was nothing to read
+    hidden_states  the decoder's residual stream after the embeddings and each layer, (b, n, d) each, the
+                   last one after the final norm
+    attentions     what was read of the neighbours: for each layer with chunked cross-attention
+                   (b, h, n, k, r), a row is 0 where there was nothing to read
     neighbour_ids  (b, l, k, r) neighbours of the complete chunks, also those that a retriever found
     """
 
@@ -234,6 +235,7 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
         for module in self.modules():
             module._is_hf_initialized = True
         self.generation_config = generation_settings(config.pad_token_idx, None)
+        self._tied_weights_keys = self.get_expanded_tied_weights_keys()
         self.post_init()
 
     # ------------------------------------------------------------------------------- from and to disk
@@ -255,14 +257,13 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
         asked_for_info = kwargs.pop("output_loading_info", False)
         name = pretrained_model_name_or_path
         model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
-        for kind, said in (("missing_keys", "lacks"), ("unexpected_keys", "has")):
+        for kind, verb, has in (("missing_keys", "lacks", "has"), ("unexpected_keys", "has", "has not")):
             keys = sorted(info[kind])
             if keys:
                 more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-                has_not = "" if kind == "missing_keys" else " not"
                 raise CheckpointError(
-                    f"{name} {said} {', '.join(keys[:3])}{more}, which a model with this config does{has_not} "
-                    "have. Give the config that belongs to these weights, or copy the folder again."
+                    f"{name} {verb} {', '.join(keys[:3])}{more}, which a model with this config {has}. "
+                    "Give the config that belongs to these weights, or copy the folder again."
                 )
         folder = Path(name)
         if (folder / TOKENIZER_FILE).is_file() and not (folder / "generation_config.json").is_file():
@@ -342,15 +343,16 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | Tensor | None = None,
     ) -> RetroCausalLMOutput | tuple:
-        """input_ids (b, n) · attention_mask (b, n), or (b, past + n) with a cache, by default 0 at padding ids ·
+        """input_ids (b, n) · attention_mask (b, n), or (b, past + n) with a cache, by default 0 at padding ·
         labels (b, n): the tokens of input_ids themselves, -100 where there is no loss. They are shifted in
         here, as Hugging Face does; those of `Retro` and of `python -m retro_core train` are shifted before.
 
-        neighbour_ids   (b, l, k, r) for l = (past + n) // m complete chunks, or the first of them if there is a
-                        retriever for the others. Neither: Retro[Off]
-        retriever       asked for every complete chunk whose neighbours are not known yet, `num_neighbours` each
-        use_cache       True returns a RetroCache as past_key_values, from which the next tokens go on. Without
-                        gradients only
+        neighbour_ids   (b, l, k, r) for l = (past + n) // m complete chunks, or the first of them if there
+                        is a retriever for the others. Neither: Retro[Off]
+        retriever       asked for every complete chunk whose neighbours are not known yet, `num_neighbours`
+                        for each
+        use_cache       True returns a RetroCache as past_key_values, from which the next tokens go on.
+                        Without gradients only
         logits_to_keep  j > 0: logits of the last j positions only; a tensor of positions works too
 
         Raises InputError for what the model cannot read.
@@ -400,8 +402,8 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
             return RetroCache(self.retro.new_cache()) if use_cache else None
         if not isinstance(given, RetroCache):
             raise InputError(
-                f"past_key_values must be a RetroCache, got a {type(given).__name__}: RETRO also keeps what it "
-                "read of the neighbours. Leave it out, or pass on what this model returned."
+                f"past_key_values must be a RetroCache, got a {type(given).__name__}: RETRO also keeps what "
+                "it read of the neighbours. Leave it out, or pass on what this model returned."
             )
         return given
 
@@ -501,8 +503,8 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
             )
         if generation_config.output_attentions:
             raise InputError(
-                "Assisted generation does not return attentions of RETRO. Leave output_attentions out, or call "
-                "the model on the finished text."
+                "Assisted generation does not return attentions of RETRO. Leave output_attentions out, or "
+                "call the model on the finished text."
             )
         if not isinstance(kwargs.get("assistant_model"), RetroForCausalLM):
             given = kwargs["model_kwargs"]
@@ -523,8 +525,9 @@ def _new_columns(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor | N
         return None
     if attention_mask.dim() != 2 or attention_mask.shape[1] < input_ids.shape[1]:
         raise InputError(
-            f"attention_mask must be (b, n), 1 where there is a token, got shape {list(attention_mask.shape)} "
-            f"for input_ids {list(input_ids.shape)}. Give the tokenizer's attention_mask."
+            "attention_mask must be (b, n), 1 where there is a token, got shape "
+            f"{list(attention_mask.shape)} for input_ids {list(input_ids.shape)}. Give the tokenizer's "
+            "attention_mask."
         )
     return attention_mask[:, -input_ids.shape[1] :].bool()
 
@@ -532,7 +535,7 @@ def _new_columns(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor | N
 def _look_up(
     retriever: Retriever, ids: Tensor, chunk_size: int, num_neighbours: int, pad: int
 ) -> tuple[Tensor, Tensor]:
-    """Neighbours (b, l, k, r) of the chunks in ids (b, l * m), and their mask. Chunks of padding have none."""
+    """Neighbours (b, l, k, r) of the chunks in ids (b, l * m), and their mask; padding alone has none."""
     chunks = ids.cpu().numpy().reshape(-1, chunk_size)
     found = retriever.retrieve(chunks, num_neighbours)
     there = found.mask & (chunks != pad).any(axis=-1)[:, None, None]
