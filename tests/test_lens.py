@@ -56,6 +56,17 @@ def test_values_are_unpacked_and_shown_as_they_are():
     assert.strictEqual(gainOf({ lp_on: -1, lp_off: -3 }), 2);
     assert.strictEqual(gainOf({ lp_on: -1, lp_off: null }), null);
     assert.strictEqual(signed(-0.001), "+0.00");
+    assert.strictEqual(difference(-0.001) + difference(-0.02), "±0.00−0.02");
+    const said = "without it −0.12 nats per token here, +0.01 later";
+    assert.strictEqual(withoutIt({ own: 0.12, downstream: -0.01 }), said);
+    assert.strictEqual(withoutIt({ own: -0.12, downstream: null }), "without it +0.12 nats per token here");
+    const card = (rank, share, own) => ({ rank, share, influence: own === null ? null : { own } });
+    const apart = [card(1, 0.6, 0.1), card(2, 0.4, 0.3), card(3, 0.1, null)];
+    assert.deepStrictEqual([0, 1, 2].map((j) => disagreement(apart, j)), [
+      "more attention than #2, but less influence", "less attention than #1, but more influence", ""]);
+    assert.strictEqual(disagreement([card(1, 0.6, 0.3), card(2, 0.4, 0.1)], 0), "");
+    assert.strictEqual(disagreement([card(1, 0.505, 0.1), card(2, 0.495, 0.3)], 0), "", "as good as equal");
+    assert.strictEqual(disagreement([card(1, 0.6, null), card(2, 0.4, null)], 0), "");
     assert.ok(strength(0.5, 1) > 0.5 && strength(2, 1) === 1 && strength(0, 1) === 0);
     """
     done = subprocess.run(["node", "-e", values + checks], capture_output=True, text=True)

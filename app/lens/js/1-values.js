@@ -48,6 +48,30 @@ function gainOf(token) {
   return known(token.lp_on) && known(token.lp_off) ? token.lp_on - token.lp_off : null;
 }
 
+// A difference that rounds to nothing has no sign.
+function difference(value) {
+  return Math.abs(value) < 0.005 ? "±0.00" : signed(value);
+}
+
+// What the text loses without a neighbour, in words.
+function withoutIt({ own, downstream }) {
+  const later = known(downstream) ? ", " + difference(-downstream) + " later" : "";
+  return "without it " + difference(-own) + " nats per token here" + later;
+}
+
+// Attention is not influence: a sentence where the two put a neighbour into another order than one of the
+// others, by more than rounding; "" where they agree.
+function disagreement(neighbours, j) {
+  const all = neighbours.filter((neighbour) => known(neighbour.share) && neighbour.influence);
+  const self = neighbours[j];
+  if (!all.includes(self)) return "";
+  const apart = (a, b) => a.share - b.share > 0.02 && b.influence.own - a.influence.own > 0.02;
+  const overrated = all.find((other) => apart(self, other));
+  if (overrated) return "more attention than #" + overrated.rank + ", but less influence";
+  const underrated = all.find((other) => apart(other, self));
+  return underrated ? "less attention than #" + underrated.rank + ", but more influence" : "";
+}
+
 function verdict(gain) {
   if (gain > 0.1) return "retrieval helped";
   return gain < -0.1 ? "retrieval hurt" : "little difference";

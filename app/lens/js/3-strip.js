@@ -92,7 +92,9 @@ function drawStory() {
     return;
   }
   const effect = known(chunk.gain) ? ": " + signed(chunk.gain) + " nats per token, " + verdict(chunk.gain) : "";
-  story.append(step("read", "by the next " + reading + (reading === 1 ? " token" : " tokens") + effect));
+  const longest = known(chunk.overlap) ? Math.round(chunk.overlap * reading) : 0;
+  const shared = longest > 2 ? "; " + longest + " of them in a row also stand in a neighbour" : "";
+  story.append(step("read", "by the next " + reading + (reading === 1 ? " token" : " tokens") + effect + shared));
   const nearest = Math.min(...chunk.neighbours.map((neighbour) => neighbour.distance ?? 0));
   if (nearest > 1) {
     story.append(make("span", "lens-warning", "No close neighbour (nearest L2 " + nearest.toFixed(2) + "): expect little help."));
@@ -102,8 +104,9 @@ function drawStory() {
 // What made this text, in a line.
 function facts({ model, datastore, retrieval, sampling = {}, tokens, prompt_tokens: given }) {
   const parts = ["model " + model.name, retrieval && datastore ? "datastore " + datastore.name : "retrieval off"];
-  parts.push(tokens.length - given + " tokens written");
-  for (const name of ["temperature", "seed"]) if (known(sampling[name])) parts.push(name + " " + Number(sampling[name].toFixed(2)));
+  const written = tokens.length - given;
+  parts.push(written ? written + " tokens written" : given + " tokens scored, none written");
+  if (written) for (const name of ["temperature", "seed"]) if (known(sampling[name])) parts.push(name + " " + Number(sampling[name].toFixed(2)));
   return display(parts.join(" · "));
 }
 

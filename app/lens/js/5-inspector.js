@@ -64,6 +64,16 @@ function attended(i, token) {
       line.append(make("span", "lens-chip", "“" + word + "” ", make("small", "", "#" + (j + 1) + " · " + percent(weight))));
     }
   }
+  const single = chunk.neighbours.filter((neighbour) => neighbour.influence && row < neighbour.influence.tokens.length);
+  if (single.length) {
+    const note = make("span", "lens-write", make("span", "lens-label", "influence"));
+    for (const { rank, influence } of single) {
+      const value = influence.tokens[row];
+      note.append(" #" + rank + " ", make("b", value > 0.1 ? "lens-helped" : value < -0.1 ? "lens-hurt" : "", difference(value)));
+    }
+    note.title = "How much likelier each neighbour alone made this token, in nats: the text was scored again without it.";
+    line.append(note);
+  }
   if (token.write && token.write.length) {
     const layers = view.trace.model.cca_layers;
     const strengths = token.write.map((value, n) => "layer " + layers[n] + " " + value.toFixed(2));

@@ -6,7 +6,7 @@ let cardsOf = null; // what the cards show, to rebuild them only when it changes
 function drawCards() {
   const chunk = chunkNow();
   const holder = part("cards");
-  const key = chunk ? JSON.stringify([view.trace.id, chunk.index, stageOf(view.chunk), chunk.neighbours.map((n) => [n.chunk_id, n.share, n.copied])]) : view.trace.id;
+  const key = chunk ? JSON.stringify([view.trace.id, chunk.index, stageOf(view.chunk), chunk.neighbours.map((n) => [n.chunk_id, n.share, n.copied, n.changed])]) : view.trace.id;
   if (key === cardsOf) return;
   cardsOf = key;
   cells = [];
@@ -17,7 +17,7 @@ function drawCards() {
     holder.append(make("p", "lens-none", nothingFound(chunk)));
     return;
   }
-  chunk.neighbours.forEach((neighbour, j) => holder.append(card(neighbour, j)));
+  chunk.neighbours.forEach((neighbour, j) => holder.append(card(chunk.neighbours, j)));
 }
 
 function nothingFound(chunk) {
@@ -27,8 +27,10 @@ function nothingFound(chunk) {
   return "Nothing was found for this chunk.";
 }
 
-function card(neighbour, j) {
-  const title = make("b", "lens-card-title", display(neighbour.title || neighbour.document_id || "untitled"));
+function card(neighbours, j) {
+  const neighbour = neighbours[j];
+  const untitled = neighbour.changed === "pasted" ? "your text" : "untitled";
+  const title = make("b", "lens-card-title", display(neighbour.title || neighbour.document_id || untitled));
   title.title = display(neighbour.title || "");
   const rank = make("button", "lens-rank", "#" + neighbour.rank);
   rank.type = "button";
@@ -36,12 +38,14 @@ function card(neighbour, j) {
   rank.setAttribute("aria-pressed", "false");
   rank.setAttribute("aria-label", "Neighbour " + neighbour.rank + ": show which tokens looked at it");
   rank.title = "Show which tokens looked at this neighbour";
-  const where = make("span", "lens-where", "@ " + neighbour.offset);
-  where.title = "Starts at character " + neighbour.offset + " of the document";
-  const meters = make("div", "lens-meters");
+  const where = make("span", "lens-where", known(neighbour.offset) ? "@ " + neighbour.offset : "");
+  where.title = known(neighbour.offset) ? "Starts at character " + neighbour.offset + " of the document" : "";
+  const done = neighbour.changed ? make("span", "lens-changed", neighbour.changed) : null;
+  const meters = make("div", "lens-meters" + (neighbour.influence ? " lens-meters-four" : ""));
   if (known(neighbour.distance)) meters.append(meter("closeness", neighbour.closeness ?? 0, "L2 " + neighbour.distance.toFixed(2), "Longer is closer. Squared L2 distance between the two chunks' embeddings."));
+  if (known(neighbour.copied)) meters.append(meter("copied", neighbour.copied, percent(neighbour.copied), "Share of the reading window that also stands here, in runs of at least 3 tokens." + copiedFrom(neighbour)));
   if (known(neighbour.share)) meters.append(meter("attention", neighbour.share, percent(neighbour.share), "Share of the reading window's attention that went to this neighbour. The shares of all neighbours sum to 100 %, useful or not."));
-  if (known(neighbour.copied)) meters.append(meter("copied", neighbour.copied, percent(neighbour.copied), "Share of the reading window that also stands here, in runs of at least 3 tokens."));
+  if (neighbour.influence) meters.append(influenceMeter(neighbours, j));
   const found = make("div", "lens-passage");
   neighbour.tokens.forEach((text, p) => {
     if (p === neighbour.num_neighbour_tokens) found.append(make("span", "lens-continues", "continues ▸"));
@@ -58,14 +62,44 @@ function card(neighbour, j) {
     found.append(span);
   });
   if (!neighbour.f_len) found.append(make("span", "lens-ends", "the document ends here"));
-  const node = make("article", "lens-neighbour", make("header", "", rank, title, where), meters, found);
+  const node = make("article", "lens-neighbour", make("header", "", rank, title, done, where), meters, effect(neighbours, j), found);
   node.dataset.neighbour = j;
+  node.classList.toggle("lens-muted", neighbour.changed === "muted");
   node.setAttribute("aria-label", "Neighbour " + neighbour.rank);
   return node;
 }
 
-function meter(label, share, text, help) {
-  const node = make("div", "lens-meter", make("span", "lens-label", label), bar(share, "lens-fill-teal"), make("span", "lens-num", text));
+// Bars of one chunk's neighbours share a scale, as influence has no natural full length.
+function influenceMeter(neighbours, j) {
+  const { own } = neighbours[j].influence;
+  const largest = Math.max(0.05, ...neighbours.map((other) => (other.influence ? Math.abs(other.influence.own) : 0)));
+  const help = "How much likelier this neighbour alone made the reading window, in nats per token: the text was scored again without it. Longer is more, orange helped, blue hurt.";
+  return meter("influence", Math.abs(own) / largest, difference(own), help, own < 0 ? "lens-fill-blue" : "lens-fill-orange");
+}
+
+function effect(neighbours, j) {
+  if (!neighbours[j].influence) return null;
+  const line = make("p", "lens-effect", withoutIt(neighbours[j].influence));
+  line.title = "Log-probability of the tokens that read it, and of all tokens after those, if this neighbour alone had not been there.";
+  const doubt = disagreement(neighbours, j);
+  if (doubt) {
+    const chip = make("span", "lens-doubt", doubt);
+    chip.title = "Attention says where the model looked, influence what that was worth. Here they put the neighbours into different orders.";
+    line.append(chip);
+  }
+  return line;
+}
+
+// The longest runs, by the part of the neighbour that they stand in.
+function copiedFrom({ copies }) {
+  if (!copies || !copies.length) return "";
+  const longest = copies.reduce((a, b) => (rangeLength(b.read) > rangeLength(a.read) ? b : a));
+  const part = { N: "in the chunk that was found (N)", F: "in what came next (F)", NF: "across the two" }[longest.part];
+  return " The longest run has " + rangeLength(longest.read) + " tokens, " + part + ".";
+}
+
+function meter(label, share, text, help, kind) {
+  const node = make("div", "lens-meter", make("span", "lens-label", label), bar(share, kind || "lens-fill-teal"), make("span", "lens-num", text));
   node.title = help;
   return node;
 }

@@ -34,7 +34,8 @@ function tableRows(chunk) {
   const length = neighbourLength();
   const shares = chunk.neighbours.flatMap((neighbour) => ["#" + neighbour.rank + " N", "#" + neighbour.rank + " F"]);
   const writes = trace.model.cca_layers.map((layer) => "write, layer " + layer);
-  const rows = [["position", "token", "p with", "p without", "gain (nats)", ...writes, ...shares, "looked most at"]];
+  const single = chunk.neighbours.filter((neighbour) => neighbour.influence);
+  const rows = [["position", "token", "p with", "p without", "gain (nats)", ...single.map((neighbour) => "influence #" + neighbour.rank), ...writes, ...shares, "looked most at"]];
   for (let i = chunk.read[0]; i < chunk.read[1]; i++) {
     const token = trace.tokens[i];
     const row = i - chunk.read[0];
@@ -51,7 +52,7 @@ function tableRows(chunk) {
     });
     const [top] = usable && chunk.neighbours.length ? topColumns(row, 1) : [];
     const word = top ? "“" + displayWord(chunk.neighbours[Math.floor(top.col / length)].tokens[top.col % length]) + "” " + percent(top.weight) : "–";
-    rows.push([String(i), displayWord(token.text), known(token.lp_on) ? percent(Math.exp(token.lp_on)) : "–", known(token.lp_off) ? percent(Math.exp(token.lp_off)) : "–", gain === null ? "–" : signed(gain), ...trace.model.cca_layers.map((_, n) => number(token.write && token.write[n], 3)), ...parts, word]);
+    rows.push([String(i), displayWord(token.text), known(token.lp_on) ? percent(Math.exp(token.lp_on)) : "–", known(token.lp_off) ? percent(Math.exp(token.lp_off)) : "–", gain === null ? "–" : signed(gain), ...single.map((neighbour) => number(neighbour.influence.tokens[row], 3)), ...trace.model.cca_layers.map((_, n) => number(token.write && token.write[n], 3)), ...parts, word]);
   }
   return rows;
 }
