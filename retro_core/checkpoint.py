@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from indexing import files, paths
 from indexing.errors import CheckpointError, InputError
@@ -253,11 +254,27 @@ def load_weights(model: Retro, weights: dict[str, Tensor], source: str) -> None:
             expected[names[0]].copy_(tensor)
 
 
+def hollow_model(config: RetroConfig) -> Retro:
+    """A model of any size that takes neither memory nor time: its weights have shapes, but no values (torch's
+    device "meta")."""
+    with torch.device("meta"), _Unfilled():
+        return Retro(config)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Initial values are passed over. On "meta" there is nothing to fill, but torch would import 800 modules
+    (symbolic mathematics) to do so."""
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return arguments[0] if arguments else named["tensor"]
+        return function(*arguments, **(named or {}))
+
+
 def _model_of(config: RetroConfig, weights: dict[str, Tensor], source: str) -> Retro:
     """A model with these weights, in float32. A config that contradicts them is refused before it takes any
     memory, and nothing is drawn at random for weights that are about to be replaced."""
-    with torch.device("meta"):
-        model = Retro(config)
+    model = hollow_model(config)
     for names, tensor in _fitting(model, weights, source):
         # A copy, because tensors may lie in the file itself, which could be replaced while the model is used.
         parameter = nn.Parameter(tensor.to(torch.float32, copy=True))

@@ -86,12 +86,10 @@ def preset(name: str, vocabulary: int, pad: int = 0) -> RetroConfig:
 def count_parameters(config: RetroConfig) -> tuple[int, int]:
     """(without token embeddings and output layer, all) parameters of a model; no memory is allocated for it.
     A tensor that has two uses (tied output layer, shared embeddings) counts once."""
-    import torch  # here, so that a command line can list the names without its seconds
+    # Here, so that a command line can list the names without the seconds that torch takes.
+    from retro_core.checkpoint import hollow_model
 
-    from retro_core.model import Retro
-
-    with torch.device("meta"):
-        model = Retro(config)
+    model = hollow_model(config)
     sizes = {parameter: parameter.numel() for parameter in model.parameters()}
     embeddings = {model.lm_head.weight, model.base.dec_embs.weight}
     if config.dec_cca_layers:
