@@ -172,6 +172,26 @@ def test_hovering_links_text_neighbours_and_map_both_ways(open_page, tmp_path):
     assert "→" in page.locator(".lens-map-tip").inner_text()
 
 
+def test_cards_show_what_each_neighbour_did_where_it_was_measured(open_page, tmp_path):
+    page = open_page()
+    open_trace(page, tmp_path, num_chunks=1)
+    first, second = (page.locator(".lens-neighbour").nth(j).inner_text() for j in range(2))
+    assert "without it −0.04 nats per token here, +0.01 later" in first
+    assert "more attention than #2, but less influence" in first and "+0.31" in second
+    page.locator(".lens-reads").nth(3).hover()
+    frames(page)
+    assert "influence #1" in page.locator(".lens-inspector").inner_text()
+
+    old = synthetic_file(num_chunks=1, seed=1) | {"version": 1, "title": "From before"}
+    for card in old["chunks"][0]["neighbours"]:
+        del card["influence"], card["copies"], card["changed"]
+    (tmp_path / "old.retro.json").write_text(json.dumps(old), encoding="utf-8")
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "old.retro.json")
+    page.wait_for_function("document.querySelector('.lens-title').textContent === 'From before'")
+    cards = page.locator(".lens-cards").inner_text()
+    assert "attention" in cards and "influence" not in cards and "without it" not in cards
+
+
 def test_layer_and_head_are_fetched_when_picked(open_page, tmp_path):
     page = open_page()
     open_trace(page, tmp_path, num_chunks=1)
