@@ -28,8 +28,13 @@ def setting(default: Any, help: str, low: float | None = None, high: float | Non
 PAPER = "paper"
 REFERENCE = "reference"
 MODEL_TYPE = "retro-explorer"  # what a config.json says to Hugging Face's Auto classes
-# What Hugging Face writes into a config.json beside the model's own settings.
-_HUGGING_FACE_KEYS = ("model_type", "architectures", "dtype", "transformers_version")
+# What Hugging Face writes into a config.json beside the model's own settings: always, and if somebody set it.
+_HUGGING_FACE_KEYS = {"model_type", "architectures", "dtype", "transformers_version"}
+_HUGGING_FACE_OPTIONS = {
+    "_name_or_path", "auto_map", "torch_dtype", "use_cache", "return_dict", "output_attentions",
+    "output_hidden_states", "chunk_size_feed_forward", "problem_type", "id2label", "label2id",
+    "task_specific_params", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id",
+}  # fmt: skip
 _WIDEST, _ROWS = 1 << 17, 1 << 20  # far beyond any model: a slip of the pen, not a size
 # Log-linear tables: one bucket per distance in half of the table, or of each of its two directions.
 _EXACT_PARTS = {
@@ -121,7 +126,10 @@ class RetroConfig:
     def from_json(cls, source: Path | str | dict) -> "RetroConfig":
         """Read a file or an already parsed object; see the class docstring for a missing `mode`."""
         values = source if isinstance(source, dict) else read_object(Path(source))
-        values = {key: value for key, value in values.items() if key not in _HUGGING_FACE_KEYS}
+        foreign = _HUGGING_FACE_KEYS
+        if "transformers_version" in values:  # elsewhere these are more likely slips
+            foreign = foreign | _HUGGING_FACE_OPTIONS
+        values = {key: value for key, value in values.items() if key not in foreign}
         return from_dict(cls, {"mode": REFERENCE, **values})
 
     def to_dict(self) -> dict[str, Any]:

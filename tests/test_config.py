@@ -36,6 +36,15 @@ def test_our_own_models_use_the_paper_mode_and_keep_every_setting(tmp_path):
     assert RetroConfig.from_json(path) == ours
 
 
+def test_what_hugging_face_adds_is_passed_over_but_only_where_hugging_face_wrote():
+    saved = {"transformers_version": "5.23.0", "architectures": ["RetroForCausalLM"], "dtype": "float32"}
+    options = {"eos_token_id": 1, "use_cache": False, "id2label": {"0": "a"}}
+    assert RetroConfig.from_json({"chunk_size": 5, **saved, **options}).chunk_size == 5
+    for slip in ({"eos_token_id": 1}, {**saved, "chunksize": 5}, {**saved, "pad_token_id": 1}):
+        with pytest.raises(ConfigError, match="Unknown setting"):
+            RetroConfig.from_json(slip)
+
+
 @pytest.mark.parametrize("wrong, nearest", [
     ("dec_hiden_dim", "dec_hidden_dim"), ("dec_cc_layer", "dec_cca_layers"), ("dropout", "dropout_p"),
     ("vocab", "mode"), ("enc_n_layers", "enc_num_layers"),
