@@ -81,6 +81,28 @@ def test_half_precision_is_for_the_disk_only(tmp_path, tokenizer):
         assert theirs.dtype == torch.float32 and torch.equal(theirs, ours.half().float())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_can_be_computed_with_in_half_precision(tmp_path, tokenizer, dtype):
+    model = make(tokenizer, tie_embeddings=True)
+    save_model(tmp_path / "m", model, tokenizer)
+    loaded = load_model(tmp_path / "m", dtype=dtype)
+    assert {p.dtype for p in loaded.model.parameters()} == {dtype}
+    assert loaded.model.lm_head.weight is loaded.model.base.dec_embs.weight
+    assert loaded.fingerprint == fingerprint(model), "the same weights, whatever they are computed with in"
+    ids, neighbours = tiny_input(11)
+    with torch.inference_mode():
+        near, wanted = loaded.model(ids, neighbours).logits, model(ids, neighbours).logits
+    assert near.dtype == dtype and (near - wanted).norm() < 0.1 * wanted.norm()
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_not_stored_in_it(tmp_path, tokenizer):
+    model = make(tokenizer)
+    with torch.no_grad():
+        model.base.final_layer_norm.scale[3] = 1e5
+    said = message(lambda: save_model(tmp_path / "m", model, tokenizer, dtype=torch.float16))
+    assert "NaN or infinite numbers in base.final_layer_norm.scale" in said and not (tmp_path / "m").exists()
+
+
 def test_shared_tensors_are_stored_once_and_stay_shared(tmp_path, tokenizer):
     model = make(tokenizer, tie_embeddings=True, enc_share_decoder_embs=True, enc_hidden_dim=13)
     save_model(tmp_path / "m", model, tokenizer)
@@ -216,6 +238,50 @@ def test_all_three_kinds_of_reference_weights_give_the_same_model(tmp_path, kind
     assert model.config.mode == "reference" and not model.training
     # The reference never ties its output layer; copying the embeddings into it would ruin the model.
     assert not torch.equal(model.lm_head.weight, model.base.dec_embs.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_reference_weights_of_any_precision_are_computed_with_in_float32(tmp_path, dtype):
+    tiny = REFERENCE / "tiny"
+    weights = {key: tensor.to(dtype) for key, tensor in load_file(tiny / "model.safetensors").items()}
+    torch.save({"state_dict": weights, "epoch": 3, "optimizer_states": [{"state": {}}]}, tmp_path / "w.ckpt")
+    model = load_reference(tmp_path / "w.ckpt", tiny / "config.json")
+    for key, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, weights[key].float()), key
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.", "_orig_mod.", "module._orig_mod.model."])
+def test_what_a_wrapper_puts_before_all_names_is_dropped(tmp_path, prefix):
+    """DistributedDataParallel, torch.compile and modules that hold the model rename its tensors."""
+    tiny = REFERENCE / "tiny"
+    weights = load_file(tiny / "model.safetensors")
+    wanted = load_reference(tiny / "model.safetensors", tiny / "config.json")
+    save_file({prefix + key: tensor for key, tensor in weights.items()}, tmp_path / "w.safetensors")
+    assert fingerprint(load_reference(tmp_path / "w.safetensors", tiny / "config.json")) == fingerprint(
+        wanted
+    )
+    one_without = {prefix + key: tensor for key, tensor in weights.items() if key != "lm_head.weight"}
+    save_file({**one_without, "lm_head.weight": weights["lm_head.weight"]}, tmp_path / "w.safetensors")
+    said = message(load_reference, tmp_path / "w.safetensors", tiny / "config.json")
+    assert f"has {prefix}base.dec_embs.weight, " in said and "more, which a model with this config" in said
+
+
+def test_a_tied_output_layer_may_be_stored_under_either_name_or_both(tmp_path):
+    tiny = REFERENCE / "tiny"
+    weights = load_file(tiny / "model.safetensors")
+    weights["lm_head.weight"] = weights["base.dec_embs.weight"].clone()
+    config = json.loads((tiny / "config.json").read_text())
+    (tmp_path / "tied.json").write_text(json.dumps({**config, "tie_embeddings": True}))
+    for left_out in ("lm_head.weight", "base.dec_embs.weight", None):
+        some = {key: tensor for key, tensor in weights.items() if key != left_out}
+        torch.save(some, tmp_path / "w.pt")
+        model = load_reference(tmp_path / "w.pt", tmp_path / "tied.json")
+        assert model.lm_head.weight is model.base.dec_embs.weight
+        assert torch.equal(model.lm_head.weight, weights["lm_head.weight"])
+    del weights["lm_head.weight"]
+    torch.save(weights, tmp_path / "w.pt")
+    said = message(load_reference, tmp_path / "w.pt", tiny / "config.json")
+    assert "If its output layer is the token embeddings, set tie_embeddings to true in the config" in said
 
 
 def test_a_reference_model_can_be_saved_as_a_folder_of_ours(tmp_path, tokenizer):
