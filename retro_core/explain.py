@@ -228,11 +228,11 @@ def _chunk(
     longest = 0
     for card in cards:
         j = card["rank"] - 1
-        card["changed"] = changed.what[u, j] or None
+        card["changed"] = changed.what[u, j] or card["changed"]
         if not window:
             continue
         card["share"] = None if rows is None else float(rows[..., j, :].sum(axis=-1).mean())
-        if changed.what[u, j] == "muted":
+        if card["changed"] == "muted":
             continue
         tokens = changed.shown.tokens[u, j]
         runs = common_runs(read_ids, tokens, changed.shown.pad_id)

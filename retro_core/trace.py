@@ -8,7 +8,7 @@ anywhere, so `Trace.from_json` rebuilds every value it knows, checks it, and dro
 import base64
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -125,17 +125,17 @@ def neighbour_cards(
     neighbours: Neighbours, origins: Origins, tokenizer: Tokenizer, chunk_size: int
 ) -> list[dict]:
     """One chunk's neighbours (leading axes of size 1) as the trace describes them before anything is
-    measured. Missing neighbours have no card; `rank` counts from 1. An infinite distance is unknown."""
+    measured. `rank` counts from 1. Missing neighbours, at the end, have no card; one that is missing before
+    others has been muted, and its text is not known here. An infinite distance is unknown."""
     ids, distances = np.ravel(neighbours.ids), np.ravel(neighbours.distances)
     tokens = neighbours.tokens.reshape(len(ids), -1)
     present = neighbours.mask.reshape(len(ids), -1)
     cards = []
-    for rank, chunk_id in enumerate(ids.tolist()):
-        if chunk_id == NO_CHUNK:
-            continue
+    last = np.flatnonzero(ids != NO_CHUNK).max(initial=-1)
+    for rank, chunk_id in enumerate(ids[: last + 1].tolist()):
         row, distance = tokens[rank].tolist(), float(distances[rank])
         known = math.isfinite(distance)
-        origin = None if chunk_id == PASTED else origins.provenance(chunk_id)
+        origin = None if chunk_id in (NO_CHUNK, PASTED) else origins.provenance(chunk_id)
         cards.append(
             {
                 "rank": rank + 1,
@@ -155,7 +155,7 @@ def neighbour_cards(
                 "copy_read": [],
                 "copy_neighbour": [],
                 "copies": None,
-                "changed": None,
+                "changed": "muted" if chunk_id == NO_CHUNK else None,
             }
         )
     return cards
@@ -264,7 +264,10 @@ def _sampling(value: dict[str, Any]) -> dict[str, Any]:
     for spec in fields(GenerationConfig):
         if value.get(spec.name) is None:
             continue
-        if isinstance(spec.default, bool):
+        if spec.default is MISSING:  # a list of texts
+            texts = _list(value, spec.name, "sampling", _MAX_NEIGHBOURS)
+            found[spec.name] = [_string(text, f"sampling.{spec.name}") for text in texts]
+        elif isinstance(spec.default, bool):
             found[spec.name] = _flag(value, spec.name, "sampling")
         elif isinstance(spec.default, int):
             found[spec.name] = _integer(value, spec.name, "sampling", 0, _MAX_INTEGER)

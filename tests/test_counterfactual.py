@@ -229,3 +229,9 @@ def test_a_trace_of_changed_neighbours(loaded, tokenizer, datastore):  # noqa: F
         "Nile",
     )
     assert [card["changed"] for card in third] == ["pasted"]
+
+    # What was muted before somebody else looked at it: its text is gone, its place is not.
+    after = change(all_chunks(neighbours, 3), [Mute(0, 1)], tokenizer, M).neighbours
+    again = explained(loaded, ids, [after.chunks(u, u + 1) for u in range(2)], datastore)["chunks"]
+    assert [card["changed"] for card in again[0]["neighbours"]] == ["muted", None]
+    assert again[0]["neighbours"][0]["influence"] is None and again[0]["neighbours"][1]["share"] == 1

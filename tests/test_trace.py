@@ -336,6 +336,10 @@ def test_cards_say_where_a_neighbour_comes_from_and_how_much_of_it_there_is(toke
     assert (first["closeness"], second["closeness"]) == (0.75, 0.5)
     assert len(first["tokens"]) == 10 and "".join(first["tokens"]) == tokenizer.decode(ids)
     assert first["tokens"][8:] == ["", ""] and second["tokens"][3:] == [""] * 7
+    gap = Neighbours(np.array([[-1, 7]]), np.array([[np.inf, 0.5]], dtype=np.float32), tokens[:, [2, 0]])
+    hidden, seen = neighbour_cards(gap, origins, tokenizer, 5)
+    assert (hidden["rank"], hidden["changed"], hidden["tokens"]) == (1, "muted", [""] * 10)
+    assert (seen["rank"], seen["changed"], seen["chunk_id"]) == (2, None, 7)
     pasted = Neighbours(np.array([[PASTED]]), np.array([[np.inf]], dtype=np.float32), tokens[:, :1])
     (card,) = neighbour_cards(pasted, origins, tokenizer, 5)
     assert (card["chunk_id"], card["offset"], card["distance"], card["closeness"]) == (None,) * 4
