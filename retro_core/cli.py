@@ -51,13 +51,18 @@ def add_settings(parser: argparse.ArgumentParser, cls: type) -> None:
         more: dict[str, Any] = {"type": type(default), "metavar": type(default).__name__.upper()}
         if isinstance(default, bool):
             more = {"action": argparse.BooleanOptionalAction}
+        if isinstance(default, list):  # given once for each item
+            more = {"type": spec.metadata.get("item", int), "action": "append"}
+            more["metavar"] = more["type"].__name__.upper()
+            shown, default = " (may be given several times)", None
         parser.add_argument(option, default=default, help=(words + shown).replace("%", "%%"), **more)
 
 
 def read_settings(arguments: argparse.Namespace, cls: type[Settings]) -> Settings:
     """The settings that `add_settings` asked for. Raises ConfigError for a value out of bounds."""
     names = [spec.name for spec in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    return cls(**{name: getattr(arguments, name) for name in names if hasattr(arguments, name)})
+    given = {name: getattr(arguments, name, None) for name in names}
+    return cls(**{name: value for name, value in given.items() if value is not None})
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -146,6 +146,9 @@ class GenerationConfig:
     top_p: float = setting(
         0.95, "choose among the likeliest tokens that hold this share of probability", 0.01, 1.0
     )
+    min_p: float = setting(
+        0.0, "choose among tokens at least this share as likely as the likeliest", 0.0, 1.0
+    )
     repetition_penalty: float = setting(
         1.0, "above 1 makes tokens that were already used less likely", 1.0, 2.0
     )
@@ -156,7 +159,12 @@ class GenerationConfig:
     seed: int = setting(0, "same seed, same text", 0, 2**31 - 1)
     num_neighbours: int = setting(2, "neighbours to retrieve for each chunk (k)", 1, 16)
     retrieval: bool = setting(True, "look up neighbours while writing (Retro[On]) or not (Retro[Off])")
+    retrieval_step: int = setting(
+        0, "look up the last chunk again every so many tokens; 0 means once a chunk", 0, 4096
+    )
     ignore_end: bool = setting(False, "keep writing when the model ends the document")
+    stop: list[str] = setting([], "end the text after one of these strings", item=str)
+    int8: bool = setting(False, "weights in 8 bits: faster on a processor, and not quite the same numbers")
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -177,8 +185,12 @@ def check_bounds(settings: Any) -> None:
             fits = True
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
             raise ConfigError(f"{spec.name} must be {_described(expected)}, got {value!r}.")
-        if expected is list and not all(type(item) is int for item in value):
-            raise ConfigError(f"{spec.name} must be a list of whole numbers, got {value!r}.")
+        item = meta.get("item", int)
+        if expected is list and not all(type(one) is item for one in value):
+            kind = "texts" if item is str else "whole numbers"
+            raise ConfigError(f"{spec.name} must be a list of {kind}, got {value!r}.")
+        if expected is list and "" in value:
+            raise ConfigError(f"{spec.name} must hold no empty text, got {value!r}. Leave it out.")
         low, high = meta.get("low"), meta.get("high")
         if (low is not None and value < low) or (high is not None and value > high):
             span = f"at least {_number(low)}" if high is None else f"from {_number(low)} to {_number(high)}"

@@ -4,10 +4,14 @@ The rule for chunks: borders count from the start of the sequence, and a chunk i
 complete, so its neighbours are read from its last token on. A prompt shorter than one chunk is padded on the
 left up to a full chunk (as NVIDIA's RETRO does), so that even three words are looked up before the first new
 token; longer prompts are not padded, and their incomplete last chunk is looked up when it is full.
+
+With a retrieval step s shorter than the chunk, the last m tokens are also looked up s, 2s, ... tokens after
+each border, and what is found is read, in place of the chunk's neighbours, until the next lookup. A prompt
+that ends at least s tokens after its last border is looked up at its end, whatever the step leaves over.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +22,9 @@ from indexing.chunking import num_chunks
 from indexing.errors import InputError
 from indexing.neighbours import Neighbours, Retriever
 from indexing.tokenizer import Tokenizer
+from retro_core.cache import DecodingCache
 from retro_core.config import GenerationConfig
+from retro_core.decoding import for_decoding
 from retro_core.inputs import check_logits
 from retro_core.model import Retro, neighbour_tensor
 
@@ -56,6 +62,16 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Refreshed:
+    """Neighbours, leading axes (1,), of the last m tokens, looked up at `position` between two chunk borders:
+    the next token is the first to be written with them."""
+
+    position: int
+    neighbours: Neighbours
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Token:
     """One new token. text is what it adds to the text, nothing while a character is not complete · logprob in
     nats under the model itself, before temperature and filters · chunk: the one whose neighbours it was
@@ -70,26 +86,40 @@ class Token:
 
 @dataclass(frozen=True)
 class Finished:
-    """reason: "length" or "end of document" """
+    """reason: "length", "end of document" or "stop string", which is then the end of the text"""
 
     tokens: list[int]
     reason: str
     seconds: float
 
 
-GenerationEvent = Prompted | Retrieving | Retrieved | Reading | Token | Finished
+GenerationEvent = Prompted | Retrieving | Retrieved | Reading | Refreshed | Token | Finished
 
 
 def generate(
-    model: Retro, tokenizer: Tokenizer, prompt: str, retriever: Retriever | None, config: GenerationConfig
+    model: Retro,
+    tokenizer: Tokenizer,
+    prompt: str,
+    retriever: Retriever | None,
+    config: GenerationConfig,
+    *,
+    found: Sequence[Neighbours] = (),
 ) -> Iterator[GenerationEvent]:
     """Continue `prompt`. Close the generator to stop; what was written has been yielded.
 
     retriever  None, or config.retrieval False, is Retro[Off].
-    Raises InputError if the prompt has no tokens or more than MAX_PROMPT_TOKENS.
+    found      neighbours of the first chunks, each with leading axes (1,): these are not looked up
+    Raises InputError if the prompt has no tokens or more than MAX_PROMPT_TOKENS, or the retrieval step does
+    not fit; CheckpointError if the model's scores are no numbers.
     """
     started = time.monotonic()
     m = model.config.chunk_size
+    step = config.retrieval_step or m
+    if step > m:
+        raise InputError(
+            f"The model reads in chunks of {m} tokens, so retrieval_step can be 1 to {m}, got {step}. Lower "
+            "it, or set 0 for one lookup a chunk."
+        )
     ids = encode_prompt(tokenizer, prompt, m)
     pad = int((ids == tokenizer.pad_id).sum())
     tokens: list[int] = ids.tolist()
@@ -99,36 +129,83 @@ def generate(
     # Torch's generator on the processor: the same seed gives the same text on every device.
     dice = torch.Generator().manual_seed(config.seed)
     retriever = retriever if config.retrieval else None
-    found: Neighbours | None = None  # of the chunks looked up so far
-    encoded: Tensor | None = None
-    looked_up = 0
-    reason = "length"
-    for _ in range(config.max_new_tokens):
+    reader = _Reader(for_decoding(model, config.int8))
+    looked_up, text, reason = 0, "", "length"
+    for written in range(config.max_new_tokens):
         complete = num_chunks(len(tokens), m)
-        while retriever is not None and looked_up < complete:
+        while (retriever is not None or looked_up < len(found)) and looked_up < complete:
             yield Retrieving(looked_up)
             since = time.monotonic()
-            query = np.asarray(tokens[looked_up * m : (looked_up + 1) * m])[None]
-            new = retriever.retrieve(query, config.num_neighbours)
-            found = new if found is None else found.followed_by(new)
+            if looked_up < len(found):
+                new = found[looked_up]
+            else:
+                new = _look_up(retriever, tokens[looked_up * m : (looked_up + 1) * m], config)
+            reader.add(new)
             yield Retrieved(looked_up, new, time.monotonic() - since)
             looked_up += 1
             if looked_up == complete:
                 yield Reading(looked_up - 1)
-        logits, encoded = _next_logits(model, tokens, found, encoded)
+        fresh = None
+        beyond = len(tokens) % m
+        if retriever is not None and beyond >= step and (beyond % step == 0 or written == 0):
+            since = time.monotonic()
+            fresh = _look_up(retriever, tokens[-m:], config)
+            yield Refreshed(len(tokens), fresh, time.monotonic() - since)
+        logits = reader.next_logits(tokens, fresh)
         token = choose(logits, tokens, pad, tokenizer, config, dice)
         if token == tokenizer.end_id and not config.ignore_end:
             reason = "end of document"
             break
         tokens.append(token)
+        piece = spell(token)
         yield Token(
             position=len(tokens) - 1,
             id=token,
-            text=spell(token),
-            logprob=float(logits.log_softmax(dim=-1)[token]),
+            text=piece,
+            logprob=float(logits[token] - logits.logsumexp(dim=-1)),
             chunk=looked_up - 1,
         )
+        text += piece
+        if piece and any(stop in text[-len(stop) - len(piece) :] for stop in config.stop):
+            reason = "stop string"
+            break
     yield Finished(list(tokens), reason, time.monotonic() - started)
+
+
+def _look_up(retriever: Retriever, chunk: Sequence[int], config: GenerationConfig) -> Neighbours:
+    return retriever.retrieve(np.asarray(chunk)[None], config.num_neighbours)
+
+
+class _Reader:
+    """A model, and what it has read of one text and its neighbours."""
+
+    def __init__(self, model: Retro):
+        self.model = model
+        self.cache: DecodingCache = model.new_cache()
+        self.neighbours: Tensor | None = None  # (1, l, k, r)
+
+    def add(self, neighbours: Neighbours) -> None:
+        """Those of the next chunk, leading axes (1,)."""
+        new = neighbour_tensor(neighbours, self.model.device)
+        self.neighbours = new if self.neighbours is None else torch.cat([self.neighbours, new], dim=1)
+
+    @torch.inference_mode()
+    def next_logits(self, tokens: list[int], fresh: Neighbours | None) -> Tensor:
+        """Logits (v,) of the token after `tokens`, of which those not yet read are read now. On the
+        processor: the one time that a token makes it wait for the device."""
+        device = self.model.device
+        fresh_ids = None if fresh is None else neighbour_tensor(fresh, device)[:, 0]
+        new = torch.tensor([tokens[self.cache.length :]], device=device)
+        if fresh_ids is not None and new.shape[1] > 1:  # they are for the last token alone
+            self._read(new[:, :-1], len(tokens) - 1)
+            new = new[:, -1:]
+        return self._read(new, len(tokens), fresh_ids)[0, -1].float().cpu()
+
+    def _read(self, new: Tensor, total: int, fresh_ids: Tensor | None = None) -> Tensor:
+        known = self.neighbours
+        if known is not None:
+            known = known[:, : total // self.model.config.chunk_size]
+        return self.model(new, known, cache=self.cache, logits_to_keep=1, fresh_ids=fresh_ids).logits
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, chunk_size: int) -> np.ndarray:
@@ -145,17 +222,6 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, chunk_size: int) -> np.ndar
     return np.concatenate([np.full(missing, tokenizer.pad_id, dtype=ids.dtype), ids])
 
 
-@torch.inference_mode()
-def _next_logits(
-    model: Retro, tokens: list[int], found: Neighbours | None, encoded: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Logits (v,) of the next token, and the encoded neighbours to hand in again with the next call."""
-    ids = torch.tensor([tokens], device=model.device)
-    read = None if found is None else neighbour_tensor(found, model.device)
-    out = model(ids, read, encoded=encoded)
-    return out.logits[0, -1].float().cpu(), out.encoded
-
-
 def choose(
     logits: Tensor,
     tokens: list[int],
@@ -164,7 +230,7 @@ def choose(
     config: GenerationConfig,
     dice: torch.Generator,
 ) -> int:
-    """logits (v,) -> the next token: penalties, then temperature, top-k, top-p, then a draw."""
+    """logits (v,) -> the next token: penalties, then temperature, top-k, top-p, min-p, then a draw."""
     check_logits(logits)
     logits = penalised(logits, tokens[pad:], tokenizer.end_id, config)
     logits[tokenizer.pad_id] = -torch.inf
@@ -176,7 +242,7 @@ def choose(
     probabilities = values.softmax(dim=-1)
     # Keep the token that crosses top_p, so that at least one stays.
     beyond = probabilities.cumsum(dim=-1) - probabilities >= config.top_p
-    probabilities[beyond] = 0
+    probabilities[beyond | (probabilities < config.min_p * probabilities[0])] = 0
     return int(candidates[torch.multinomial(probabilities, 1, generator=dice)])
 
 

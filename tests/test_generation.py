@@ -7,14 +7,16 @@ import pytest
 import torch
 from tiny_models import M, tiny_config, tiny_model
 
-from indexing.errors import InputError
+from indexing.errors import CheckpointError, InputError
 from indexing.neighbours import NO_CHUNK, Neighbours
+from retro_core.cache import DecodingCache
 from retro_core.config import GenerationConfig
 from retro_core.generation import (
     MAX_PROMPT_TOKENS,
     Finished,
     Prompted,
     Reading,
+    Refreshed,
     Retrieved,
     Retrieving,
     Token,
@@ -55,11 +57,15 @@ class Scripted:
     def __init__(self, vocabulary: int, script: list[int]):
         self.vocabulary, self.script, self.start = vocabulary, script, None
 
-    def __call__(self, ids: torch.Tensor, read: torch.Tensor | None, encoded: torch.Tensor | None = None):
-        self.start = ids.shape[1] if self.start is None else self.start
-        logits = torch.zeros(1, ids.shape[1], self.vocabulary)
+    def new_cache(self) -> DecodingCache:
+        return DecodingCache(M)
+
+    def __call__(self, ids: torch.Tensor, read: torch.Tensor | None, cache: DecodingCache, **more):
+        cache.length += ids.shape[1]
+        self.start = cache.length if self.start is None else self.start
+        logits = torch.zeros(1, 1, self.vocabulary)
         logits[0, -1, 1] = 5.0
-        logits[0, -1, self.script[ids.shape[1] - self.start]] = 9.0
+        logits[0, -1, self.script[cache.length - self.start]] = 9.0
         return RetroOutput(logits)
 
 
@@ -175,6 +181,7 @@ def test_what_may_be_drawn(tokenizer):
     assert drawn(top_p=0.69) == {5, 7} and drawn(top_p=0.71) == {5, 7, 8}, "the token that crosses it stays"
     assert drawn(temperature=0.02) == {7}
     assert drawn(top_k=2, top_p=0.56) == {7}, "shares are of what top_k left: .57 and .43"
+    assert drawn(min_p=0.51) == {5, 7} and drawn(min_p=0.49) == {5, 7, 8} and drawn(min_p=1.0) == {7}
 
 
 def test_penalties_by_hand():
@@ -221,6 +228,79 @@ def test_texts_joined_are_the_text(tokenizer):
     cut = GenerationConfig(temperature=0.0, max_new_tokens=len(tokenizer.encode(" Zürich 😀")) - 1)
     events = list(generate(Scripted(tokenizer.vocab_size, script), tokenizer, "qz", None, cut))
     assert "".join(event.text for event in events[1:-1]) == " Zürich ", "half a character is not shown"
+
+
+def test_a_stop_string_ends_the_text_wherever_its_tokens_are_cut(tokenizer):
+    text = " Zürich 😀, 東京"
+    script = tokenizer.encode(text).tolist()
+
+    def until(*stop: str) -> tuple[str, str]:
+        config = GenerationConfig(temperature=0.0, max_new_tokens=len(script), stop=list(stop))
+        events = list(generate(Scripted(tokenizer.vocab_size, script), tokenizer, "h 😀", None, config))
+        return "".join(e.text for e in events if isinstance(e, Token)), events[-1].reason
+
+    whole = (text, "length")
+    assert until() == until("Bern") == until("h 😀 Z") == whole, "the prompt's own text stops nothing"
+    got, reason = until("Z")  # the token that brings it stays whole
+    assert "Z" in got and text.startswith(got) and len(got) < 7 and reason == "stop string"
+    got, reason = until("Bern", "h 😀")
+    assert got == " Zürich 😀" and reason == "stop string"
+    assert until("京") == (text, "stop string")
+
+
+def test_neighbours_found_before_are_not_looked_up_again(model, tokenizer, library):
+    prompt = prompt_of(tokenizer, 2 * M + 1)
+    whole = list(generate(model, tokenizer, prompt, library, GREEDY))
+    found = [event.neighbours for event in whole if isinstance(event, Retrieved)]
+    for known in range(len(found) + 1):
+        library.asked.clear()
+        again = list(generate(model, tokenizer, prompt, library, GREEDY, found=found[:known]))
+        assert again[-1].tokens == whole[-1].tokens and len(library.asked) == len(found) - known
+        assert len([e for e in again if isinstance(e, Retrieved)]) == len(found)
+    assert list(generate(model, tokenizer, prompt, None, GREEDY, found=found))[-1].tokens == whole[-1].tokens
+
+
+@pytest.mark.parametrize("count", [1, M, M + 1, 2 * M - 1])
+@pytest.mark.parametrize("step", [1, 2, M])
+def test_a_shorter_retrieval_step_reads_what_the_last_chunk_asked_for(tokenizer, library, count, step):
+    """With CCA in the last layer only, a position's logits depend on its own neighbours alone: those of the
+    latest lookup, in a text padded on the left until a chunk ends there."""
+    model = tiny_model(num_embeddings=tokenizer.vocab_size, dec_cca_layers=[3])
+    config = GenerationConfig(**{**GREEDY.to_dict(), "retrieval_step": step})
+    events = list(generate(model, tokenizer, prompt_of(tokenizer, count), library, config))
+    tokens, start = events[-1].tokens, max(M, count)
+    looked_up = [u * M for u in range(1, start // M + 1)]
+    for end in range(start, len(tokens)):
+        beyond = end % M
+        if beyond == 0 or (beyond >= step and (beyond % step == 0 or end == start)):
+            looked_up.append(end)
+        pad = -looked_up[-1] % M
+        padded = torch.tensor([[0] * pad + tokens[:end]])
+        read = torch.zeros(1, padded.shape[1] // M, K, R, dtype=torch.int64)
+        asked = np.array([tokens[looked_up[-1] - M : looked_up[-1]]])
+        read[0, -1] = torch.tensor(library.retrieve(asked, K).tokens)[0]
+        with torch.no_grad():
+            allowed = model(padded, read).logits[0, -1]
+        allowed[[0, 1]] = -torch.inf
+        assert int(allowed.argmax()) == tokens[end]
+    fresh = [event.position for event in events if isinstance(event, Refreshed)]
+    assert fresh == [end for end in looked_up if end % M]
+
+
+def test_a_retrieval_step_beyond_the_chunk_is_refused(model, tokenizer, library):
+    config = GenerationConfig(retrieval_step=M + 1)
+    with pytest.raises(
+        InputError, match="reads in chunks of 3 tokens, so retrieval_step can be 1 to 3, got 4"
+    ):
+        next(generate(model, tokenizer, "qz", library, config))
+
+
+def test_scores_that_are_no_numbers_end_the_text(tokenizer, library):
+    broken = tiny_model(num_embeddings=tokenizer.vocab_size)
+    with torch.no_grad():
+        broken.lm_head.weight[5] = torch.nan
+    with pytest.raises(CheckpointError, match="are not all numbers"):
+        list(generate(broken, tokenizer, "qz", library, GREEDY))
 
 
 def test_closing_stops_the_work(model, tokenizer, library):
