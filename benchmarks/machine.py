@@ -15,8 +15,8 @@ READ_BYTES = 1 << 30  # more than the caches of most processors hold
 
 
 def facts(quick: bool = False) -> dict[str, Any]:
-    """Processor, versions, and two ceilings with the threads that torch uses now: `matmul_gflops` of a float32
-    product of square matrices, and `read_gb_per_s` from memory."""
+    """Processor, versions, and two ceilings with the threads that torch uses now: `matmul_gflops` of a
+    float32 product of square matrices, and `read_gb_per_s` from memory."""
     width, size = (256, 1 << 24) if quick else (MATMUL_WIDTH, READ_BYTES)
     left, right = torch.randn(width, width), torch.randn(width, width)
     numbers = torch.ones(size // 4)
@@ -61,10 +61,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Columns aligned: the first to the left, the others to the right. Floats get three digits that count."""
     cells = [list(header), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [
-        "  ".join(text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths)))
-        for row in cells
-    ]
+    lines = []
+    for first, *others in cells:
+        padded = [first.ljust(widths[0])]
+        padded += [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(padded))
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
 
