@@ -9,6 +9,7 @@ Everything but the products is the model itself: the twin made here shares its m
 
 import copy
 import time
+import warnings
 import weakref
 
 import torch
@@ -120,7 +121,11 @@ class Int8Linear(nn.Module):
         super().__init__()
         scales = weight.abs().amax(dim=1).double().clamp(min=1e-12) / _INT8_LEVELS
         zeros = torch.zeros(len(weight), dtype=torch.int64)
-        rows = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
+        with warnings.catch_warnings():
+            # The format will leave torch after the versions that we allow; products of a single row with its
+            # successor (weights alone in 8 bits) take longer on a processor than those in 32 bits.
+            warnings.filterwarnings("ignore", message="torch.quantize_per_tensor", category=UserWarning)
+            rows = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
         self.packed = torch.ops.quantized.linear_prepack(rows, None)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -87,7 +87,13 @@ def window_losses(
 
 def _summed(model: Retro, batch: Batch) -> list[float]:
     read = None if batch.neighbour_ids is None else batch.neighbour_ids.to(model.device)
-    out = model(batch.input_ids.to(model.device), read, batch.labels.to(model.device), loss_reduction="none")
+    out = model(
+        batch.input_ids.to(model.device),
+        read,
+        batch.labels.to(model.device),
+        loss_reduction="none",
+        logits_to_keep=None,
+    )
     return out.loss.double().sum(dim=1).tolist()
 
 
