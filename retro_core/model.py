@@ -146,7 +146,9 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normed = self.layer_norm(x)
         gated = F.gelu(self.wi_0(normed), approximate="tanh") * self.wi_1(normed)
-        return x + self.dropout(self.wo(self.dropout(gated)))
+        if self.training:
+            return x + self.dropout(self.wo(self.dropout(gated)))
+        return x + self.wo(gated)
 
 
 class AttentionCore(nn.Module):
@@ -741,6 +743,8 @@ def init_weights(model: Retro) -> None:
                 and where encoder and decoder share embeddings, `start_copying`
     """
     config = model.config
+    if model.device.type == "meta":  # only shapes are wanted
+        return
     for module in model.modules():
         if isinstance(module, PositionBias):
             nn.init.zeros_(module.relative_attention_bias.weight)
@@ -777,7 +781,7 @@ def start_copying(model: Retro) -> None:
     # Each head needs two subspaces, one for what a token is and one for what stood before it.
     count = min(config.enc_num_heads, config.dec_num_heads, config.enc_hidden_dim // head_dim) // 2
     basis = torch.linalg.qr(torch.randn(config.enc_hidden_dim, config.enc_hidden_dim)).Q
-    previous = int(bias.buckets(torch.tensor(-1, device="cpu")))  # the model itself may be on "meta"
+    previous = bias.buckets(torch.tensor(-1))
     for head in range(count):
         rows = slice(head * head_dim, (head + 1) * head_dim)
         is_now, was_before = basis.split(head_dim)[2 * head : 2 * head + 2]  # (head_dim, d) each
