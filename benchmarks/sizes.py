@@ -44,7 +44,8 @@ def toy(dropout: float = 0.0) -> RetroConfig:
     """A model of a moment, different in every width."""
     return RetroConfig(
         mode=PAPER, num_embeddings=211, chunk_size=8, dropout_p=dropout,
-        enc_hidden_dim=24, enc_num_layers=2, enc_ffn_dim=40, enc_num_heads=2, enc_qkv_dim=64, enc_ca_layers=[1],
+        enc_hidden_dim=24, enc_num_layers=2, enc_ffn_dim=40, enc_num_heads=2, enc_qkv_dim=64,
+        enc_ca_layers=[1],
         dec_hidden_dim=32, dec_num_layers=3, dec_ffn_dim=48, dec_num_heads=4, dec_qkv_dim=256,
         dec_cca_layers=[1, 2],
     )  # fmt: skip
@@ -78,8 +79,8 @@ def forward_flops(config: RetroConfig, work: Workload) -> dict[str, int]:
 
 
 def weights_per_token(config: RetroConfig) -> int:
-    """Numbers of the model that a new token has to read: the decoder's matrices and the output layer. What CCA
-    reads of the neighbours is computed once per chunk and does not count."""
+    """Numbers of the model that a new token has to read: the decoder's matrices and the output layer. Keys
+    and values of CCA are computed once per chunk, so what makes them does not count."""
     c = config
     d, q = c.dec_hidden_dim, c.dec_qkv_dim
     layers = c.dec_num_layers * (4 * d * q + 3 * d * c.dec_ffn_dim) + len(c.dec_cca_layers) * 2 * d * q

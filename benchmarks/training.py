@@ -2,19 +2,20 @@
 
     python -m benchmarks.training [--quick] [--reference DIR] [--peer-python PATH]
 
-DIR is a checkout of https://github.com/TobiasNorlund/retro; its code runs in this Python. PATH is a Python in an
-environment of its own, since what retro-pytorch asks for does not fit beside ours:
+DIR is a checkout of https://github.com/TobiasNorlund/retro; its code runs in this Python. PATH is a Python in
+an environment of its own, since what retro-pytorch asks for does not fit beside ours:
 
     python -m venv ../peer
-    ../peer/bin/pip install "torch==OURS" numpy einops && ../peer/bin/pip install --no-deps retro-pytorch==0.3.9
+    ../peer/bin/pip install "torch==OURS" numpy einops
+    ../peer/bin/pip install --no-deps retro-pytorch==0.3.9
 
 (--no-deps: it lists index builders and a tokenizer, of which the network needs none; they are stubbed.)
 
-A step is forward, backward, clipping of the gradient and AdamW on 4 windows of 512 tokens with 2 neighbours of
-128 tokens per chunk: fused AdamW for ours, the default one for the others, as their own code has it. Widths and
-depths are equal, and so is the number of weights in a feed-forward; retro-pytorch keeps its own untied output
-layer. Random tokens; nobody has padding. All in float32. Each competitor is a process that stays alive; each
-round lets every one of them make one step. Peak memory is that of the whole process.
+A step is forward, backward, clipping of the gradient and AdamW on 4 windows of 512 tokens with 2 neighbours
+of 128 tokens per chunk: fused AdamW for ours, the default one for the others, as their own code has it.
+Widths and depths are equal, and so is the number of weights in a feed-forward; retro-pytorch keeps its own
+untied output layer. Random tokens; nobody has padding. All in float32. Each competitor is a process that
+stays alive; each round lets every one of them make one step. Peak memory is that of the whole process.
 """
 
 import argparse

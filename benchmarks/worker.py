@@ -2,8 +2,9 @@
 
     PYTHON -m benchmarks.worker               (from the root; any Python that has torch)
 
-The first line is a task (see benchmarks/processes.py); every other one a command: {"do": "step"}, {"do": "forward", "length": n},
-{"do": "profile"}. Each is answered by one line of JSON. The end of the input ends the process.
+The first line is a task (see benchmarks/processes.py); every other one is a command: {"do": "step"},
+{"do": "forward", "length": n} or {"do": "profile"}. Each is answered by one line of JSON. The end of the
+input ends the process.
 
 Competitors
     ours          retro_core
@@ -17,6 +18,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +131,8 @@ class Lucidrains(Competitor):
 
         c = self.config
         model = RETRO(
-            num_tokens=c["num_embeddings"], max_seq_len=max(2048, self.task["length"]), pad_id=c["pad_token_idx"],
+            num_tokens=c["num_embeddings"], pad_id=c["pad_token_idx"],
+            max_seq_len=max(2048, self.task["length"]),
             enc_dim=c["enc_hidden_dim"], enc_depth=c["enc_num_layers"],
             enc_cross_attn_layers=tuple(i + 1 for i in c["enc_ca_layers"]),
             dec_dim=c["dec_hidden_dim"], dec_depth=c["dec_num_layers"],
@@ -197,7 +200,7 @@ def main() -> None:
         if command["do"] == "step":
             answer = timed(competitor.step)
         elif command["do"] == "forward":
-            answer = timed(lambda: competitor.forward(command["length"]))
+            answer = timed(partial(competitor.forward, command["length"]))
         else:
             answer = profiled(competitor.step)
         print(json.dumps({**answer, "peak_memory_gb": peak_memory_gb()}), file=answers)
