@@ -457,7 +457,8 @@ def branch(
     ids, neighbours  of the text and of all its complete chunks, leading axis (n // m,)
     chunk            counted from 0; the first changed one by default
 
-    Raises InputError as `change` does, and for a chunk that does not exist.
+    Raises InputError as `change` does, and for a chunk that does not exist. As many neighbours as the text's
+    chunks have are looked up, whatever `config` says.
     """
     m = model.config.chunk_size
     changed = change(neighbours, changes, tokenizer, m)
@@ -468,4 +469,5 @@ def branch(
         chunk = int(rows[0])
     _ranks(neighbours, chunk)
     found = [changed.neighbours.chunks(u, u + 1) for u in range(chunk + 1)]
+    config = replace(config, num_neighbours=neighbours.ids.shape[1])
     yield from generate(model, tokenizer, list(ids[: (chunk + 1) * m]), retriever, config, found=found)

@@ -99,13 +99,13 @@ GenerationEvent = Prompted | Retrieving | Retrieved | Reading | Refreshed | Toke
 def generate(
     model: Retro,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: str | Sequence[int],
     retriever: Retriever | None,
     config: GenerationConfig,
     *,
     found: Sequence[Neighbours] = (),
 ) -> Iterator[GenerationEvent]:
-    """Continue `prompt`. Close the generator to stop; what was written has been yielded.
+    """Continue `prompt`, a text or token ids. Close the generator to stop; what was written has been yielded.
 
     retriever  None, or config.retrieval False, is Retro[Off].
     found      neighbours of the first chunks, each with leading axes (1,): these are not looked up
@@ -208,9 +208,9 @@ class _Reader:
         return self.model(new, known, cache=self.cache, logits_to_keep=1, fresh_ids=fresh_ids).logits
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, chunk_size: int) -> np.ndarray:
+def encode_prompt(tokenizer: Tokenizer, prompt: str | Sequence[int], chunk_size: int) -> np.ndarray:
     """Token ids (n,) of a prompt, padded on the left if it is shorter than a chunk."""
-    ids = tokenizer.encode(prompt)
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else np.asarray(prompt, dtype=np.int64)
     if not len(ids):
         raise InputError("The prompt is empty. Type the beginning of a text to continue.")
     if len(ids) > MAX_PROMPT_TOKENS:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from test_explain import datastore, explained, ids_of, loaded, looked_up  # noqa: F401
+from test_generation import Library
 from test_influence import full, neighbours_of
 from tiny_models import M, R, tiny_input, tiny_model
 
 from indexing.errors import InputError
 from indexing.neighbours import NO_CHUNK, PASTED, Neighbours
-from retro_core.config import REFERENCE
+from retro_core.config import REFERENCE, GenerationConfig
 from retro_core.counterfactual import (
     Change,
     Edit,
@@ -21,11 +22,13 @@ from retro_core.counterfactual import (
     Reorder,
     Swap,
     all_chunks,
+    branch,
     change,
     leave_one_out,
     read,
     rescore,
 )
+from retro_core.generation import Finished, Prompted, Retrieved, Token, generate
 from retro_core.model import Capture
 
 K = 3
@@ -235,3 +238,64 @@ def test_a_trace_of_changed_neighbours(loaded, tokenizer, datastore):  # noqa: F
     again = explained(loaded, ids, [after.chunks(u, u + 1) for u in range(2)], datastore)["chunks"]
     assert [card["changed"] for card in again[0]["neighbours"]] == ["muted", None]
     assert again[0]["neighbours"][0]["influence"] is None and again[0]["neighbours"][1]["share"] == 1
+
+
+@pytest.fixture(scope="module")
+def written(loaded, tokenizer):  # noqa: F811
+    """A greedy text of a short prompt and the neighbours it read, five chunks complete."""
+    config = GenerationConfig(max_new_tokens=N - M, temperature=0.0, ignore_end=True, num_neighbours=2)
+    events = list(generate(loaded.model, tokenizer, "T", Library(tokenizer.vocab_size), config))
+    found = [event.neighbours for event in events if isinstance(event, Retrieved)]
+    (done,) = (event for event in events if isinstance(event, Finished))
+    told = [event.logprob for event in events if isinstance(event, Token)]
+    return config, done.tokens, all_chunks(found, len(done.tokens) // M), told
+
+
+def test_a_branch_without_a_change_is_the_text_itself(loaded, tokenizer, written):  # noqa: F811
+    config, tokens, neighbours, told = written
+    for chunk in (0, 1, 4):
+        shelf = Library(tokenizer.vocab_size)
+        start = (chunk + 1) * M
+        rest = GenerationConfig(**{**config.to_dict(), "max_new_tokens": len(tokens) - start})
+        events = list(branch(loaded.model, tokenizer, tokens, neighbours, [], shelf, rest, chunk=chunk))
+        assert isinstance(events[0], Prompted) and events[0].tokens == tokens[:start]
+        assert events[0].pad == tokens.count(tokenizer.pad_id) > 0
+        assert events[-1].tokens == tokens
+        assert [e.logprob for e in events if isinstance(e, Token)] == pytest.approx(
+            told[start - M :], abs=1e-6
+        )
+        assert shelf.asked == [tokens[u * M : (u + 1) * M] for u in range(chunk + 1, len(tokens) // M)]
+
+
+def test_a_branch_reads_what_was_changed_and_looks_up_what_it_writes(loaded, tokenizer, written):  # noqa: F811
+    config, tokens, neighbours, _ = written
+    changes = [
+        Mute(1, 1),
+        Paste(1, 2, "Nile Nile"),
+        Mute(3, 1),
+    ]  # the last one is of a chunk that is written anew
+    shelf = Library(tokenizer.vocab_size)
+    config = GenerationConfig(**{**config.to_dict(), "max_new_tokens": M + 2, "num_neighbours": 5})
+    events = list(branch(loaded.model, tokenizer, tokens, neighbours, changes, shelf, config))
+    assert events[0].tokens == tokens[: 2 * M], "from the end of the first changed chunk"
+    anew = events[-1].tokens
+    assert anew[: 2 * M] == tokens[: 2 * M] and len(anew) == 3 * M + 2
+    assert shelf.asked == [anew[2 * M : 3 * M]]
+
+    # By hand: each token in a full pass over the text before it and what had been read by then.
+    read_ = change(neighbours, changes, tokenizer, M).neighbours
+    later = Library(tokenizer.vocab_size).retrieve(np.array([anew[2 * M : 3 * M]]), 2)
+    rows = np.concatenate([read_.tokens[:2], later.tokens])
+    for event in (event for event in events if isinstance(event, Token)):
+        t = event.position
+        with torch.no_grad():
+            given = torch.from_numpy(rows[: t // M])[None]
+            scores = loaded.model(torch.tensor([anew[:t]]), given).logits[0, -1].log_softmax(-1)
+        assert event.logprob == pytest.approx(float(scores[anew[t]]), abs=1e-5)
+
+
+def test_a_branch_needs_a_change_or_a_chunk(loaded, tokenizer, written):  # noqa: F811
+    config, tokens, neighbours, _ = written
+    for options, sentence in (({}, "Nothing was changed."), ({"chunk": 9}, "There is no chunk 9")):
+        with pytest.raises(InputError, match=sentence):
+            list(branch(loaded.model, tokenizer, tokens, neighbours, [], None, config, **options))
