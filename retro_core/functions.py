@@ -185,5 +185,6 @@ def _by_hand(*tensors: Tensor) -> bool:
         torch.is_grad_enabled()
         and tensors[0].device.type == "cpu"
         and any(tensor.requires_grad for tensor in tensors)
+        and len({tensor.dtype for tensor in tensors}) == 1  # else precision is mixed, which torch sorts out
         and not torch.compiler.is_compiling()
     )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_models import tiny_input, tiny_model
 from torch import Tensor
 from torch.autograd import gradcheck
 from torch.testing import assert_close
@@ -88,3 +89,13 @@ def test_cross_entropy_survives_large_logits():
     weight = torch.eye(2, requires_grad=True)
     loss = cross_entropy_in_pieces(hidden, weight, torch.tensor([[1]]))
     assert_close(loss, torch.tensor(2e4))
+
+
+def test_mixed_precision_on_a_processor_goes_through():
+    model = tiny_model(dropout_p=0.0).float().train()
+    ids, neighbours = tiny_input(11)
+    exact = model(ids, neighbours, ids, logits_to_keep=None).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(ids, neighbours, ids, logits_to_keep=None).loss
+    mixed.backward()
+    assert torch.isfinite(mixed) and abs(mixed - exact) < 0.05 * exact
