@@ -34,7 +34,7 @@ from indexing.manifest import (
     read_manifest,
     write_manifest,
 )
-from indexing.neighbours import Neighbours
+from indexing.neighbours import NO_CHUNK, Neighbours
 from indexing.tokenizer import Tokenizer
 
 
@@ -177,18 +177,30 @@ class Datastore:
             )
         shape, k = chunks.shape[:-1], num_neighbours
         chunks = chunks.reshape(-1, chunks.shape[-1])
-        ids = np.full((len(chunks), k), -1, dtype=np.int64)
-        distances = np.full((len(chunks), k), np.inf, dtype=np.float32)
-        asking = np.flatnonzero(self._has_text(chunks))
-        if len(asking):
-            queries = self.embedder.embed([self.tokenizer.decode(chunk) for chunk in chunks[asking]])
-            exclude = None
-            if exclude_documents is not None:
-                exclude = np.broadcast_to(exclude_documents, shape).reshape(-1)[asking]
-            ids[asking], distances[asking] = self._open_index().search(queries, k, exclude)
+        exclude = None
+        if exclude_documents is not None:
+            exclude = np.broadcast_to(exclude_documents, shape).reshape(-1)
+        ids, distances = self.nearest([self.tokenizer.decode(chunk) for chunk in chunks], k, exclude)
         ids = ids.reshape(*shape, k)
         tokens = self.chunks.retrieved_tokens(ids, self.num_continuations)
         return Neighbours(ids, distances.reshape(*shape, k), tokens, self.chunks.pad_id)
+
+    def nearest(
+        self, texts: Sequence[str], num_neighbours: int, exclude_documents: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """n texts -> ids (n, k) int64 of the nearest chunks and distances (n, k) float32, -1 and inf where there
+        is none. An empty text is near to nothing.
+
+        exclude_documents  (n,) int: see `retrieve`
+        """
+        ids = np.full((len(texts), num_neighbours), NO_CHUNK, dtype=np.int64)
+        distances = np.full(ids.shape, np.inf, dtype=np.float32)
+        asking = np.flatnonzero([bool(text) for text in texts])
+        if len(asking):
+            queries = self.embedder.embed([texts[i] for i in asking])
+            exclude = None if exclude_documents is None else exclude_documents[asking]
+            ids[asking], distances[asking] = self._open_index().search(queries, num_neighbours, exclude)
+        return ids, distances
 
     def search(self, text: str, k: int) -> list[Hit]:
         """The k chunks nearest to `text`, nearest first; fewer if the datastore has fewer.
@@ -212,7 +224,7 @@ class Datastore:
                         offset=origin.offset,
                         distance=distance,
                         text=self.text(chunk_id),
-                        continuation=self._continuation(chunk_id),
+                        continuation=self.continuation(chunk_id),
                         chunk_id=chunk_id,
                     )
                 )
@@ -228,7 +240,8 @@ class Datastore:
         end = self.chunks.starts[chunk_id + 1] if self._continues(chunk_id) else None
         return self.documents[self.chunks.chunk2seq[chunk_id]].text[self.chunks.starts[chunk_id] : end]
 
-    def _continuation(self, chunk_id: int) -> str:
+    def continuation(self, chunk_id: int) -> str:
+        """The text of the chunk that follows in the document; empty after its last."""
         return self.text(chunk_id + 1) if self._continues(chunk_id) else ""
 
     def _continues(self, chunk_id: int) -> bool:

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -31,8 +32,11 @@ from torch.overrides import TorchFunctionMode
 from indexing import files, paths
 from indexing.errors import CheckpointError, InputError
 from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
-from retro_core.config import MODEL_TYPE, RetroConfig
+from retro_core.config import MODEL_TYPE, RetroConfig, read_object
 from retro_core.model import Retro
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -91,7 +95,7 @@ def save_model(
         names = [f"model-{i:05}-of-{len(parts):05}.safetensors" for i in range(1, len(parts) + 1)]
     try:
         with files.new_folder(folder) as work:
-            files.write_json(work / CONFIG_FILE, {"model_type": MODEL_TYPE, **model.config.to_dict()})
+            files.write_json(work / CONFIG_FILE, _description(model))
             tokenizer.save(work)
             files.write_json(work / TOKENIZER_CONFIG_FILE, tokenizer.hugging_face_settings())
             for name, part in zip(names, parts, strict=True):
@@ -111,15 +115,19 @@ def save_model(
 
 
 def load_model(
-    name_or_path: Path | str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    name_or_path: Path | str,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    base: "PreTrainedModel | None" = None,
 ) -> LoadedModel:
     """Open a model folder, ours or one that Hugging Face's `save_pretrained` wrote; see `model_folder` for
     names and paths.
 
     dtype  what to compute in: None is float32; torch.bfloat16 or float16 need half of the memory, and are
            slow on a processor without instructions for them
+    base   of a RETRO-fitted model: the language model to put it on, if not the one it names
 
-    Raises CheckpointError if files are missing or damaged, or if weights, config and tokenizer do not
+    Raises CheckpointError if files are missing or damaged, or if weights, config, tokenizer and base do not
     belong together; InputError for a name that cannot be one, a device that is not here, or a dtype that is
     none to compute in; ConfigError for a bad config.json.
     """
@@ -131,11 +139,20 @@ def load_model(
     for name in (CONFIG_FILE, TOKENIZER_FILE):
         if not (folder / name).is_file():
             raise CheckpointError(f"Model folder {folder} has no {name}. Copy the whole folder again.")
-    config = RetroConfig.from_json(folder / CONFIG_FILE)
     _check_sums(folder)
     tokenizer = Tokenizer.load(folder)
-    _check_tokenizer(tokenizer, config, folder)
-    model = _model_of(config, read_folder(folder), str(folder))
+    if _is_fitted(folder):
+        from retro_core.retrofit import open_fitted  # knows models of others
+
+        model = open_fitted(folder, base)
+        config = model.config
+        _check_tokenizer(tokenizer, config, folder)
+        known = {key: value for key, value in model.state_dict().items() if key not in model.new_parameters()}
+        load_weights(model, {**known, **read_folder(folder)}, str(folder))
+    else:
+        config = RetroConfig.from_json(folder / CONFIG_FILE)
+        _check_tokenizer(tokenizer, config, folder)
+        model = _model_of(config, read_folder(folder), str(folder))
     identity = fingerprint(model)
     card = folder / CARD_FILE
     return LoadedModel(
@@ -389,11 +406,23 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _stored_once(model: Retro, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    state = model.state_dict()
+def _description(model: nn.Module) -> dict[str, Any]:
+    """config.json of its folder."""
+    if hasattr(model, "description"):  # a RETRO-fitted one
+        return model.description()
+    return {"model_type": MODEL_TYPE, **model.config.to_dict()}
+
+
+def _is_fitted(folder: Path) -> bool:
+    return "retro" in read_object(folder / CONFIG_FILE)
+
+
+def _stored_once(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    state = model.new_parameters() if hasattr(model, "new_parameters") else model.state_dict()
     return {
         names[0]: state[names[0]].detach().to("cpu", dtype or state[names[0]].dtype).contiguous()
         for names in _same_tensor(model)
+        if names[0] in state
     }
 
 

@@ -25,6 +25,8 @@ from retro_core.presets import PRESETS
 
 if TYPE_CHECKING:
     from indexing.datastore import Datastore
+    from indexing.retokenised import RetokenisedDatastore
+    from retro_core.checkpoint import LoadedModel
     from retro_core.trace import Trace
 
 
@@ -154,12 +156,11 @@ def _generate(arguments: argparse.Namespace) -> None:
     _check_trace_name(arguments.trace)
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
 
-    from indexing.datastore import Datastore
     from retro_core.checkpoint import load_model
     from retro_core.generation import Finished, Prompted, Retrieved, Token, generate
 
     loaded = load_model(arguments.model)
-    datastore = Datastore.open(arguments.datastore, tokenizer=loaded.tokenizer) if config.retrieval else None
+    datastore = _open_for(arguments.datastore, loaded) if config.retrieval else None
     tokens: list[dict[str, Any]] = []
     chunks: list[dict[str, Any]] = []
     neighbours = []
@@ -206,6 +207,20 @@ def _generate(arguments: argparse.Namespace) -> None:
         _save_trace(arguments.trace, trace)
 
 
+def _open_for(name: str, loaded: "LoadedModel") -> "Datastore | RetokenisedDatastore":
+    """The datastore for a model to read from."""
+    from indexing.retokenised import RetokenisedDatastore, open_for
+
+    opened = open_for(name, loaded.tokenizer, loaded.config.chunk_size)
+    if isinstance(opened, RetokenisedDatastore):
+        print(
+            f"datastore {opened.datastore.name!r} was built with the tokenizer {opened.datastore.tokenizer_name!r}; "
+            f"its texts are read in the tokens of {loaded.name!r}",
+            file=sys.stderr,
+        )
+    return opened
+
+
 def _check_trace_name(path: Path | None) -> None:
     if path and not path.name.endswith(".retro.json"):
         raise InputError(f"A trace's name ends with .retro.json, got {path.name!r}. Change it.")
@@ -221,12 +236,11 @@ def _score(arguments: argparse.Namespace) -> None:
     _check_trace_name(arguments.trace)
     text = sys.stdin.read() if arguments.text == "-" else arguments.text
 
-    from indexing.datastore import Datastore
     from retro_core.checkpoint import load_model
     from retro_core.explain import score
 
     loaded = load_model(arguments.model)
-    datastore = Datastore.open(arguments.datastore, tokenizer=loaded.tokenizer)
+    datastore = _open_for(arguments.datastore, loaded)
     trace = score(loaded, text, datastore, config, influence=arguments.influence)
     found = trace.to_json()
     tokens = [{name: token[name] for name in _SHOWN_OF_TOKENS} for token in found["tokens"]]
@@ -273,7 +287,7 @@ def _print_scored(chunk: dict[str, Any]) -> None:
         print("   ".join([*facts, f"{card['title']}, character {card['offset']}"]))
 
 
-def _origins(datastore: "Datastore | None", neighbours: Neighbours) -> list[dict[str, Any]]:
+def _origins(datastore: "Datastore | RetokenisedDatastore | None", neighbours: Neighbours) -> list[dict[str, Any]]:
     """Where the neighbours of one chunk come from, nearest first."""
     found = zip(neighbours.ids.ravel().tolist(), neighbours.distances.ravel().tolist(), strict=True)
     origins = []

@@ -257,7 +257,7 @@ class FitConfig:
         "neighbour encoder: small, one of its own; base, copies of the base's first layers",
         choices=("small", "base"),
     )
-    encoder_layers: int = setting(2, "layers of the neighbour encoder", 1, 512)
+    encoder_layers: int = setting(1, "layers of the neighbour encoder", 1, 512)
     start: str = setting(
         "copy",
         "how CCA begins: zero, random; base, as the base's self-attention; copy, as heads that copy",
@@ -283,6 +283,14 @@ class TrainConfig:
     tokenizer: str = setting("demo", "model name or folder whose tokenizer.json made the training set")
     validation: str = setting("", "data.spec.json of held-out documents; empty for none")
     model: str = setting("small", "preset name or a RetroConfig JSON file")
+    base: str = setting("", "RETRO-fit this base instead (`python -m retro_core models` lists some)")
+    encoder: str = setting("small", "of a base: see FitConfig.encoder", choices=("small", "base"))
+    encoder_layers: int = setting(1, "of a base: layers of the neighbour encoder", 1, 512)
+    start: str = setting("copy", "of a base: see FitConfig.start", choices=("zero", "base", "copy"))
+    cca_layers: list[int] = setting(
+        [], "of a base: decoder layers (from 0) with CCA; the paper's if not given"
+    )
+    unfreeze: bool = setting(False, "of a base: train it too; Retro[Off] is then no longer the base")
     run: str = setting("run", "name of the run; an existing one is resumed")
     steps: int = setting(3000, "optimiser steps", 1, 10_000_000)
     batch_size: int = setting(4, "windows of full length per step", 1, 4096)
@@ -290,8 +298,13 @@ class TrainConfig:
     num_neighbours: int = setting(2, "neighbours read for each chunk (k)", 1, 64)
     learning_rate: float = setting(1e-3, "peak of the schedule", 0.0, 1.0)
     reading_rate: float = setting(
-        0.2, "learning rate of encoder and CCA, as a share of the other weights'", 0.0, 10.0
+        0.2,
+        "learning rate of encoder and CCA, as a share of the other weights'; with a base theirs is 1",
+        0.0,
+        10.0,
     )
+    gate_rate: float = setting(10.0, "of a base: learning rate of CCA's gates, as a share", 0.0, 1000.0)
+    base_rate: float = setting(0.1, "of a base that is trained too: its learning rate, as a share", 0.0, 10.0)
     warmup: int = setting(100, "steps of linear warm-up", 0, 1_000_000)
     decay_share: float = setting(
         0.25, "last share of the steps, over which the learning rate falls", 0.0, 1.0

@@ -19,13 +19,13 @@ A fitted model's folder, besides tokenizer.json, SHA256SUMS and perhaps README.m
 """
 
 import copy
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,8 +34,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from indexing.errors import CheckpointError, InputError
+from retro_core.bases import CONFIG_FILE, load_base
 from retro_core.cache import DecodingCache
-from retro_core.config import PAPER, FitConfig, RetroConfig
+from retro_core.config import PAPER, FitConfig, RetroConfig, from_dict, read_object
 from retro_core.inputs import check_inputs
 from retro_core.model import (
     IGNORED_LABEL,
@@ -442,6 +443,14 @@ class FittedRetro(nn.Module):
         """See `Retro.new_cache`."""
         return FittedCache(self.config.chunk_size)
 
+    def description(self) -> dict[str, Any]:
+        """What config.json of its folder says."""
+        return {
+            "base": {"name": self.name, "fingerprint": self.fingerprint},
+            "fit": self.fit.to_dict(),
+            "retro": self.config.to_dict(),
+        }
+
     def train(self, mode: bool = True) -> "FittedRetro":
         """As usual; but a frozen base stays as it is in use, without dropout."""
         super().train(mode)
@@ -470,6 +479,37 @@ def base_fingerprint(base: "PreTrainedModel") -> str:
         total.update(name.encode())
         total.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy())
     return total.hexdigest()
+
+
+def check_fingerprint(base: "PreTrainedModel", name: str, expected: str, who: str) -> None:
+    """Raise CheckpointError unless these are the weights that `who` was fitted to."""
+    found = base_fingerprint(base)
+    if found != expected:
+        raise CheckpointError(
+            f"{who} was fitted to the base {name!r} with weights {expected[:12]}…, but these have {found[:12]}…. "
+            "New weights mean nothing on another base: give the one it was fitted to."
+        )
+
+
+def open_fitted(folder: Path, base: "PreTrainedModel | None" = None) -> FittedRetro:
+    """The fitted model in a folder, with freshly initialised new weights that are still to be loaded.
+
+    base  the base to put it on; by default the one of the name that config.json gives, see `retro_core.bases`
+
+    Raises CheckpointError if that base is not here or has other weights; ConfigError for a bad config.json.
+    """
+    values = read_object(folder / CONFIG_FILE)
+    facts, fit, sizes = (values.get(key) for key in ("base", "fit", "retro"))
+    if not all(isinstance(part, dict) for part in (facts, fit, sizes)) or not {"name", "fingerprint"} <= {
+        *facts
+    }:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} lacks the base, fit or retro part of a fitted model. Copy the folder again."
+        )
+    if base is None:
+        base = load_base(facts["name"]).model
+    check_fingerprint(base, facts["name"], facts["fingerprint"], f"Model {folder.name!r}")
+    return FittedRetro(base, from_dict(RetroConfig, sizes), from_dict(FitConfig, fit), facts["name"])
 
 
 def _cross_attention(kind: type, config: RetroConfig) -> Any:
@@ -575,7 +615,9 @@ def _projections(attention: nn.Module, config: RetroConfig) -> tuple[Tensor, Ten
         )
     times = width // len(k)  # query heads that share one head of keys and values
     size = width // heads
-    k, v = (rearrange(w, "(h d) e -> h d e", d=size).repeat_interleave(times, 0).flatten(0, 1) for w in (k, v))
+    k, v = (
+        rearrange(w, "(h d) e -> h d e", d=size).repeat_interleave(times, 0).flatten(0, 1) for w in (k, v)
+    )
     return q, k, v, out
 
 
@@ -599,7 +641,9 @@ def start_copying(model: FittedRetro, calibration: Tensor) -> None:
     embeddings = model.lm.get_input_embeddings().weight.float()
     outputs = model.lm.get_output_embeddings().weight[: len(embeddings)].float()
     codes, rest = _codes(embeddings, count * size)
-    once, twice = codes.split([(count + 1) // 2 * size, count // 2 * size], dim=1)  # of the last token, the one before
+    once, twice = codes.split(
+        [(count + 1) // 2 * size, count // 2 * size], dim=1
+    )  # of the last token, the one before
     if isinstance(model.encoder, NeighbourEncoder):
         _look_back(model.encoder, codes, rest, count, c)
 
@@ -614,13 +658,17 @@ def start_copying(model: FittedRetro, calibration: Tensor) -> None:
             f"The calibration text has {calibration.shape[1]} tokens in a row, expected at least {length}, as many "
             "as a neighbour. Give longer texts."
         )
-    chunk = torch.zeros(1, texts.shape[1], c.chunk_size, c.dec_hidden_dim).to(model.gates[str(c.dec_cca_layers[0])])
+    chunk = torch.zeros(1, texts.shape[1], c.chunk_size, c.dec_hidden_dim).to(
+        model.gates[str(c.dec_cca_layers[0])]
+    )
     states = model.encoder(texts, None, chunk, None)[-1].float()[0, :, 0]
     tokens = texts[0, :, 0]
 
     def before(ids: Tensor, skip: int) -> Tensor:
         """Codes (N, d) of the tokens `skip` and `skip + 1` places before those that have them."""
-        return torch.cat([once[ids[:, 2 - skip : ids.shape[1] - skip]], twice[ids[:, 1 - skip : -1 - skip]]], dim=-1)
+        return torch.cat(
+            [once[ids[:, 2 - skip : ids.shape[1] - skip]], twice[ids[:, 1 - skip : -1 - skip]]], dim=-1
+        )
 
     # The parts of one head: its share of the codes of both tokens.
     shares = [once.shape[1] // count, twice.shape[1] // count]
@@ -658,7 +706,9 @@ def _codes(embeddings: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return centred @ kept @ mixed, directions[:, : embeddings.shape[1] - count]
 
 
-def _look_back(encoder: NeighbourEncoder, codes: Tensor, rest: Tensor, count: int, config: RetroConfig) -> None:
+def _look_back(
+    encoder: NeighbourEncoder, codes: Tensor, rest: Tensor, count: int, config: RetroConfig
+) -> None:
     """Half of `count` heads of the encoder's first layer see the token before, half the one before that."""
     attention = encoder.layers[0]["0"]
     core = attention.multi_head_attention

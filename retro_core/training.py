@@ -5,9 +5,9 @@ from top to bottom, stopped between any two steps and resumed bit for bit.
 
 A run is a folder, $RETRO_HOME/runs/NAME/:
     config.json      the TrainConfig
-    model.json       the RetroConfig
+    model.json       the RetroConfig, and of which weights the base is, if there is one
     metrics.jsonl    one line per logged step or evaluation
-    checkpoint.pt    weights, optimiser, step; the newest one
+    checkpoint.pt    weights (those that are trained), optimiser, step; the newest one
 """
 
 import dataclasses
@@ -20,16 +20,20 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from indexing import paths
 from indexing.errors import CheckpointError, ConfigError, InputError, TrainingError
 from indexing.files import write_bytes, write_json
 from indexing.tokenizer import Tokenizer
+from retro_core import retrofit
+from retro_core.bases import Base, base_folder, load_base
 from retro_core.checkpoint import model_folder
-from retro_core.config import RetroConfig, TrainConfig, from_dict, read_object
+from retro_core.config import FitConfig, RetroConfig, TrainConfig, from_dict, read_object
 from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.evaluation import window_losses
 from retro_core.model import ChunkedCrossAttention, NeighbourEncoder, PositionBias, Retro, RMSNorm
@@ -37,6 +41,7 @@ from retro_core.presets import PRESETS, preset
 
 CONFIG_FILE, MODEL_FILE = "config.json", "model.json"
 METRICS_FILE, CHECKPOINT_FILE = "metrics.jsonl", "checkpoint.pt"
+_CALIBRATION_TOKENS = 8192  # a few for each direction of the stream of a small base
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,15 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
     TrainingError as soon as loss or gradient are no number.
     """
     folder = paths.runs_dir() / paths.check_name(config.run)
-    model_config = resolve_model(config.model, Tokenizer.load(model_folder(config.tokenizer)))
-    _same_settings(folder, config, model_config)
+    base = _open_base(config)
+    if base is None:
+        model_config = resolve_model(config.model, Tokenizer.load(model_folder(config.tokenizer)))
+    else:
+        model_config = retrofit.fit_sizes(base.model, base.tokenizer.pad_id, fit_config(config))
+    facts = model_config.to_dict()
+    if base is not None:
+        facts["base"] = retrofit.base_fingerprint(base.model)
+    _same_settings(folder, config, facts)
     if not config.data_spec:
         raise InputError("Expected a training set, got none. Give data_spec, a data.spec.json.")
     reads = (model_config, config.num_neighbours, config.max_len)
@@ -86,7 +98,7 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
     held_out = RetroDataset(Path(config.validation), *reads) if config.validation else None
     batches = TrainingBatches(dataset, config.batch_size, config.seed)
     write_json(folder / CONFIG_FILE, config.to_dict())
-    write_json(folder / MODEL_FILE, model_config.to_dict())
+    write_json(folder / MODEL_FILE, facts)
 
     from lightning.fabric import Fabric  # 5 to 8 s of import, needed by training only
 
@@ -94,9 +106,15 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
         torch.set_num_threads(config.threads)
     fabric = Fabric(accelerator="auto", devices=1)
     fabric.seed_everything(config.seed, verbose=False)
-    module = Retro(model_config)
+    if base is None:
+        module: nn.Module = Retro(model_config)
+    elif (folder / CHECKPOINT_FILE).is_file():
+        module = retrofit.FittedRetro(base.model, model_config, fit_config(config), config.base)
+    else:
+        text = calibration_texts(batches) if config.start == "copy" else None
+        module = retrofit.retrofit(base.model, base.tokenizer.pad_id, fit_config(config), text, config.base)
     model, optimizer = fabric.setup(
-        module, torch.optim.AdamW(parameter_groups(module, config), lr=config.learning_rate)
+        module, torch.optim.AdamW(parameter_groups(module, config), lr=config.learning_rate, fused=True)
     )
     step, tokens = _load(folder / CHECKPOINT_FILE, module, optimizer)
     _forget_lines_after(step, folder / METRICS_FILE)
@@ -111,7 +129,8 @@ def train(config: TrainConfig) -> Iterator[TrainEvent]:
         inputs, labels, read = (
             t.to(fabric.device) for t in (batch.input_ids, batch.labels, batch.neighbour_ids)
         )
-        loss = model(inputs, read, labels).loss
+        # Others' vocabularies are large: their logits would need more memory than all of the rest.
+        loss = model(inputs, read, labels, logits_to_keep=0 if base is None else None).loss
         fabric.backward(loss)
         norm = fabric.clip_gradients(
             model, optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
@@ -163,12 +182,14 @@ def copy_share(step: int, config: TrainConfig) -> float:
     return config.copy_share * max(0.0, 1 - step / config.copy_steps) if config.copy_steps else 0.0
 
 
-def parameter_groups(model: Retro, config: TrainConfig) -> list[dict]:
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
     """Matrices decay; norms, position biases and embeddings do not.
 
-    What reads neighbours learns more slowly: it starts as a working induction head (`start_copying`), which
-    the coarse first steps of the language model would otherwise wash out before it is of use.
+    In a model from scratch what reads neighbours learns more slowly: it starts as a working induction head
+    (`start_copying`), which the coarse first steps of the language model would otherwise wash out before it is
+    of use. In a fitted model the gates, which start at 0, learn faster, and a base that is trained too more slowly.
     """
+    fitted = isinstance(model, retrofit.FittedRetro)
     still = {
         id(p)
         for module in model.modules()
@@ -178,21 +199,45 @@ def parameter_groups(model: Retro, config: TrainConfig) -> list[dict]:
     reading = {
         id(p)
         for module in model.modules()
-        if isinstance(module, (NeighbourEncoder, ChunkedCrossAttention))
+        if not fitted and isinstance(module, (NeighbourEncoder, ChunkedCrossAttention))
         for p in module.parameters()
         if p is not model.base.dec_embs.weight
     }
+    shares = [1.0, config.reading_rate]
+    faster: set[int] = set()
+    if fitted:
+        shares = [1.0, config.base_rate, config.gate_rate]
+        reading = {id(p) for p in model.lm.parameters()}
+        faster = {id(p) for p in model.gates.values()}
+        still |= {id(p) for p in model.parameters() if p.dim() < 2}  # the base's norms are classes of others
+
+    def part(p: nn.Parameter) -> int:
+        return 2 if id(p) in faster else int(id(p) in reading)
+
     return [
         {
             "params": [
-                p for p in model.parameters() if (id(p) in still) == rests and (id(p) in reading) == reads
+                p
+                for p in model.parameters()
+                if p.requires_grad and (id(p) in still) == rests and part(p) == number
             ],
             "weight_decay": 0.0 if rests else config.weight_decay,
-            "share": config.reading_rate if reads else 1.0,
+            "share": share,
         }
         for rests in (False, True)
-        for reads in (False, True)
+        for number, share in enumerate(shares)
     ]
+
+
+def fit_config(config: TrainConfig) -> FitConfig:
+    """What `retrofit` is asked for by a run with a base."""
+    return FitConfig(
+        encoder=config.encoder,
+        encoder_layers=config.encoder_layers,
+        start=config.start,
+        cca_layers=list(config.cca_layers),
+        unfreeze=config.unfreeze,
+    )
 
 
 def resolve_model(name: str, tokenizer: Tokenizer) -> RetroConfig:
@@ -217,24 +262,60 @@ def resolve_model(name: str, tokenizer: Tokenizer) -> RetroConfig:
     return config
 
 
-def load_run(name: str) -> tuple[Retro, TrainConfig, int, int]:
-    """(model, settings, step, tokens) of a run's newest checkpoint, in eval mode."""
+def load_run(name: str) -> tuple[nn.Module, TrainConfig, int, int]:
+    """(model, settings, step, tokens) of a run's newest checkpoint, in eval mode; the model is a `Retro`, or a
+    `FittedRetro` if the run has a base."""
     folder = paths.runs_dir() / paths.check_name(name)
     if not (folder / CHECKPOINT_FILE).is_file():
         raise CheckpointError(f"Run {name!r} has no checkpoint in {folder}. Train it first.")
-    model = Retro(RetroConfig.from_json(folder / MODEL_FILE))
+    config = from_dict(TrainConfig, read_object(folder / CONFIG_FILE))
+    facts = read_object(folder / MODEL_FILE)
+    expected = facts.pop("base", None)
+    base = _open_base(config)
+    if base is None:
+        model: nn.Module = Retro(RetroConfig.from_json(facts))
+    else:
+        retrofit.check_fingerprint(base.model, config.base, expected, f"Run {name!r}")
+        model = retrofit.FittedRetro(
+            base.model, RetroConfig.from_json(facts), fit_config(config), config.base
+        )
     step, tokens = _load(folder / CHECKPOINT_FILE, model, None)
-    return model.eval(), from_dict(TrainConfig, read_object(folder / CONFIG_FILE)), step, tokens
+    return model.eval(), config, step, tokens
 
 
-def _same_settings(folder: Path, config: TrainConfig, model: RetroConfig) -> None:
+def run_tokenizer(config: TrainConfig) -> Tokenizer:
+    """The tokenizer of a run's training set: the base's, if it has one."""
+    return Tokenizer.load(base_folder(config.base) if config.base else model_folder(config.tokenizer))
+
+
+def _open_base(config: TrainConfig) -> Base | None:
+    return load_base(config.base) if config.base else None
+
+
+def calibration_texts(batches: TrainingBatches) -> Tensor:
+    """(b, n) ids of the first windows of full length without padding, some 8,000 tokens."""
+    data = batches.dataset
+    texts = (data.tokens(window) for window in data.windows)
+    longest = max(window.stop - window.start for window in data.windows) * data.chunk_size
+    full = [text for text in texts if len(text) == longest and (text != data.pad_id).all()]
+    if not full:
+        raise InputError(
+            f"No document of the training set fills a window of {longest} tokens. Lower max_len, or train on longer "
+            "documents."
+        )
+    apart = max(1, len(full) * longest // _CALIBRATION_TOKENS)
+    return torch.from_numpy(np.stack(full[::apart]))
+
+
+def _same_settings(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
     """Refuse to resume a run under other settings: the result would be neither run."""
     if not (folder / CHECKPOINT_FILE).is_file():
         return
     # Where it runs and how often it reports do not change what is learned.
     free = {"steps", "threads", "log_every", "save_every", "evaluate_every", "evaluate_windows", "validation"}
-    for file, now in ((CONFIG_FILE, config.to_dict()), (MODEL_FILE, model.to_dict())):
-        before = read_object(folder / file)
+    unsaid = TrainConfig().to_dict()  # what a run from before a setting was there meant
+    for file, now in ((CONFIG_FILE, config.to_dict()), (MODEL_FILE, facts)):
+        before = {**unsaid, **read_object(folder / file)}
         changed = [key for key in now if key not in free and before.get(key) != now[key]]
         if changed:
             raise ConfigError(
@@ -264,21 +345,30 @@ def _forget_lines_after(step: int, path: Path) -> None:
     write_bytes(path, "".join(kept).encode())
 
 
-def _save(path: Path, model: Retro, optimizer: torch.optim.Optimizer, step: int, tokens: int) -> None:
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that a run changes; a frozen base is not copied into each checkpoint."""
+    if isinstance(model, retrofit.FittedRetro):
+        return {name: p.detach() for name, p in model.new_parameters().items()}
+    return model.state_dict()
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, tokens: int) -> None:
     inner = getattr(optimizer, "optimizer", optimizer)  # Fabric wraps it
     buffer = io.BytesIO()
     torch.save(
-        {"model": model.state_dict(), "optimizer": inner.state_dict(), "step": step, "tokens": tokens}, buffer
+        {"model": _trained(model), "optimizer": inner.state_dict(), "step": step, "tokens": tokens}, buffer
     )
     write_bytes(path, buffer.getvalue())
 
 
-def _load(path: Path, model: Retro, optimizer: torch.optim.Optimizer | None) -> tuple[int, int]:
+def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[int, int]:
     if not path.is_file():
         return 0, 0
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-        model.load_state_dict(state["model"])
+        if {*state["model"]} != {*_trained(model)}:
+            raise ValueError("other weights")
+        model.load_state_dict(state["model"], strict=not isinstance(model, retrofit.FittedRetro))
         if optimizer is not None:
             getattr(optimizer, "optimizer", optimizer).load_state_dict(state["optimizer"])
         return state["step"], state["tokens"]
