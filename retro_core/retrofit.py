@@ -351,8 +351,9 @@ class FittedRetro(nn.Module):
     ) -> RetroOutput:
         """See `Retro.forward`. Padding on the left moves no position: the first token that is none is at 0."""
         capture = capture or Capture()
-        past, n = 0 if cache is None else cache.length, input_ids.shape[-1]
+        past = 0 if cache is None else cache.length
         check_inputs(self.config, input_ids, neighbour_ids, input_mask, neighbour_mask, labels, encoded, past)
+        n = input_ids.shape[1]
         if cache is not None:
             _check_cached(cache, input_ids, labels, capture, fresh_ids)
         input_mask = (input_ids != self.config.pad_token_idx) if input_mask is None else input_mask.bool()
