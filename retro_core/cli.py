@@ -154,6 +154,11 @@ def _parser() -> argparse.ArgumentParser:
 def _generate(arguments: argparse.Namespace) -> None:
     config = read_settings(arguments, GenerationConfig)  # before the seconds that loading takes
     _check_trace_name(arguments.trace)
+    if arguments.trace and config.retrieval and config.retrieval_step:
+        raise InputError(
+            "A trace shows one lookup for each chunk, so --trace and --retrieval-step do not go together. "
+            "Leave one of them out."
+        )
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
 
     from retro_core.checkpoint import load_model

@@ -64,8 +64,15 @@ def explain(
     influence      whether to measure, exactly, what the text loses without each single neighbour, which costs
                    another pass over what follows each of them; None does up to MEASURED neighbours
     changes        made to the neighbours before anything is scored; see `retro_core.counterfactual`
+
+    Raises InputError for a retrieval step: a trace shows what was looked up once a chunk.
     """
     model, tokenizer, m = loaded.model, loaded.tokenizer, loaded.config.chunk_size
+    if neighbours and config.retrieval_step not in (0, m):
+        raise InputError(
+            f"A trace shows one lookup for each chunk, but this text was written with one every "
+            f"{config.retrieval_step} tokens. Write it with retrieval_step 0."
+        )
     n, pad = len(ids), sum(token == tokenizer.pad_id for token in ids)
     found, changed = None, None
     if neighbours and datastore is not None:

@@ -9,6 +9,7 @@ import torch
 from test_generation import Library
 from tiny_models import M, tiny_model
 
+from indexing.errors import InputError
 from indexing.neighbours import Neighbours
 from retro_core.checkpoint import LoadedModel
 from retro_core.config import GenerationConfig
@@ -131,6 +132,16 @@ def test_maps_are_the_weights_of_the_rows_that_predict(loaded, tokenizer, datast
         assert np.abs(single - rows[1, 2]).max() < 0.005 and single.sum(axis=1) == pytest.approx(1, abs=1e-2)
         for j, card in enumerate(chunk["neighbours"]):
             assert card["share"] == pytest.approx(rows[..., j * R : (j + 1) * R].sum(-1).mean(), abs=1e-6)
+
+
+def test_a_text_that_was_looked_up_between_chunks_is_refused(loaded, tokenizer, datastore):
+    ids = ids_of(tokenizer, 2 * M)
+    config = GenerationConfig(num_neighbours=K, retrieval_step=M - 1)
+    with pytest.raises(
+        InputError, match="one lookup for each chunk, but this text was written with one every 2"
+    ):
+        explain(loaded, ids, looked_up(ids, tokenizer), datastore, config)
+    assert not explain(loaded, ids, [], datastore, config).view()["retrieval"]
 
 
 def test_without_retrieval_nothing_differs(loaded, tokenizer, datastore):

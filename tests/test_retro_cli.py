@@ -50,6 +50,7 @@ def test_every_setting_is_an_option_with_its_default_and_its_bounds(capsys):
     (["generate", "x", "--model", "absent"], "There is no model at"),
     (["generate", "x", "--trace", "t.json"], "A trace's name ends with .retro.json, got 't.json'."),
     (["score", "x", "--trace", "t.json"], "A trace's name ends with .retro.json, got 't.json'."),
+    (["generate", "x", "--trace", "t.retro.json", "--retrieval-step", "9"], "do not go together. Leave one"),
     (["score", " "], "The text to score is empty."),
     (["score", "x", "--num-neighbours", "0"], "num_neighbours must be from 1 to 16, got 0."),
     (["train", "--steps", "0"], "steps must be from 1 to 10,000,000, got 0."),
