@@ -13,6 +13,7 @@ to be padded on the left to whole chunks (`pad_to_multiple_of=model.config.chunk
 `generation.generate` does with prompts shorter than a chunk.
 """
 
+import copy
 import inspect
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -31,10 +32,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from indexing.errors import CheckpointError, InputError
 from indexing.neighbours import Neighbours, Retriever
 from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
-from retro_core.cache import DecodingCache
 from retro_core.checkpoint import SUMS_FILE
 from retro_core.config import MODEL_TYPE, REFERENCE, RetroConfig, bounds
 from retro_core.config import GenerationConfig as RetroGenerationConfig
+from retro_core.decoding import for_decoding
 from retro_core.model import EMBEDDING_STD, Capture, CcaWeights, Retro
 
 _SETTINGS = tuple(spec.name for spec in fields(RetroConfig))
@@ -89,17 +90,25 @@ class RetroHFConfig(transformers.PreTrainedConfig):
 class RetroCache(Cache):
     """`past_key_values` of a RETRO model: its DecodingCache, and what looking up the next chunk needs.
 
+    retro           the model, or the twin of it that is faster at single tokens
     ids             (b, n) the tokens so far, padding where the attention mask hides one; None at first
     neighbour_ids   (b, l, k, r) of all complete chunks; None if nothing was looked up so far
     neighbour_mask  (b, l, k, r) bool
     """
 
-    def __init__(self, decoding: DecodingCache):
+    def __init__(self, retro: Retro):
         super().__init__(layers=[])  # Hugging Face's per-layer caches, of which this has none
-        self.decoding = decoding
+        self.retro = for_decoding(retro)
+        self.decoding = retro.new_cache()
         self.ids: Tensor | None = None
         self.neighbour_ids: Tensor | None = None
         self.neighbour_mask: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict) -> "RetroCache":
+        """A cache of its own: to go on from one text in several ways."""
+        twin = copy.copy(self)
+        twin.decoding = self.decoding.copy()
+        return twin
 
     def with_new(self, ids: Tensor) -> Tensor:
         """Take in new tokens (b, n); returns all so far."""
@@ -366,7 +375,8 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
         attentions = self.config.output_attentions if output_attentions is None else output_attentions
         hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         everything = labels is not None or isinstance(logits_to_keep, Tensor)
-        out = self.retro(
+        retro = self.retro if cache is None else cache.retro
+        out = retro(
             input_ids,
             read,
             input_mask=mask,
@@ -399,7 +409,7 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
 
     def _cache(self, given: Cache | None, use_cache: bool | None) -> RetroCache | None:
         if given is None:
-            return RetroCache(self.retro.new_cache()) if use_cache else None
+            return RetroCache(self.retro) if use_cache else None
         if not isinstance(given, RetroCache):
             raise InputError(
                 f"past_key_values must be a RetroCache, got a {type(given).__name__}: RETRO also keeps what "
@@ -483,14 +493,14 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ):
         kind = generation_config.cache_implementation
-        if kind not in (None, "dynamic"):
+        if kind not in (None, "dynamic", "dynamic_full"):  # of transformers' own kinds, those that grow
             raise InputError(
                 f"RETRO's cache holds neighbours besides keys and values, so there is no {kind!r} one. "
                 "Leave cache_implementation out."
             )
         generation_config.cache_implementation = None
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = RetroCache(self.retro.new_cache())
+            model_kwargs["past_key_values"] = RetroCache(self.retro)
         return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
 
     def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any):

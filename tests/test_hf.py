@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fakes import HashingEmbedder
 from tiny_models import M, tiny_input, tiny_model
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, TextStreamer, pipeline
 
+from indexing.datastore import Datastore
 from indexing.errors import CheckpointError, ConfigError, InputError
 from indexing.neighbours import Neighbours
 from retro_core.checkpoint import fingerprint, load_model, load_reference, save_model
@@ -225,9 +228,11 @@ def test_rows_of_a_padded_batch_are_as_alone(retro, model, use_cache):
         )
         off = model.generate(ids[row : row + 1, pad:], max_new_tokens=NEW)
         assert torch.equal(off[0], model.generate(one, attention_mask=its, max_new_tokens=NEW)[0, pad:])
-    assert torch.equal(together, model.generate(ids, retriever=Library(), **settings)), (
-        "padding ids say the same"
-    )
+    from_ids = model.generate(ids, retriever=Library(), **settings)
+    assert torch.equal(together, from_ids), "padding ids say the same"
+    hidden = ids + 5 * (1 - mask)  # other tokens where the mask hides them
+    new = model.generate(hidden, attention_mask=mask, retriever=Library(), **settings)[:, n:]
+    assert torch.equal(new, together[:, n:])
 
 
 def beams_by_hand(
@@ -362,6 +367,18 @@ def test_going_on_from_a_cache(retro, model):
         first.sequences, past_key_values=first.past_key_values, max_new_tokens=NEW - M, **settings
     )
     assert torch.equal(second.sequences, expected)
+    with torch.no_grad():
+        prompt = model(ids, use_cache=True, retriever=Library(), num_neighbours=K).past_key_values
+    for _ in range(2):
+        branch = copy.deepcopy(prompt)
+        again = model.generate(
+            expected[:, : M + 2], past_key_values=branch, max_new_tokens=NEW - 1, **settings
+        )
+        assert torch.equal(again.sequences, expected) and prompt.get_seq_length() == M + 1
+        assert (
+            branch.get_seq_length() == prompt.decoding.copy().length + NEW - 1
+            and branch.ids is not prompt.ids
+        )
     pieces = model.generate(expected[:, :-2], prefill_chunk_size=2, max_new_tokens=2, **settings)
     assert torch.equal(pieces.sequences, expected)
     attentions = model.generate(ids, max_new_tokens=NEW, output_attentions=True, **settings).attentions
@@ -491,6 +508,9 @@ def test_half_precision(tmp_path, tokenizer, dtype):
     half.generate(ids, retriever=Library(), num_neighbours=K, max_new_tokens=NEW)
     half.save_pretrained(tmp_path / "half")
     assert RetroForCausalLM.from_pretrained(tmp_path / "half").dtype == dtype
+    save_model(tmp_path / "small", full.retro, tokenizer, dtype=dtype)
+    small = RetroForCausalLM.from_pretrained(tmp_path / "small")
+    assert small.dtype == torch.float32 == load_model(tmp_path / "small").model.lm_head.weight.dtype
 
 
 # ------------------------------------------------------------------------------------------- refusals
@@ -571,3 +591,31 @@ def test_a_pipeline(tmp_path, tokenizer):
     expected = write.model.generate(**prompt, max_new_tokens=NEW, do_sample=False, **reading)
     assert answer["generated_text"] == tokens.decode(expected[0], skip_special_tokens=True)
     assert len(reading["retriever"].asked) > 2
+
+
+def test_the_page_about_it_runs_as_printed(monkeypatch):
+    """With another embedder, which makes other neighbours of the same library, at once."""
+    page = (ROOT / "docs" / "hugging-face.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Datastore, "embedder", HashingEmbedder(dim=384))
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "docs/hugging-face.md", "exec"), names)
+    start = names["prompt"]["input_ids"].shape[1]
+    assert len(blocks) == 5 and start == 64 and 0 < names["written"].shape[1] - start <= 80
+    for kind in ("beams", "assisted", "sampled"):
+        assert 0 < names[kind].shape[1] - start <= 24
+    assert names["on"] != names["off"]
+    assert fingerprint(names["loaded"].model) == fingerprint(names["model"].retro)
+    assert names["loaded"].tokenizer.fingerprint == names["library"].manifest["tokenizer"]["fingerprint"]
+
+
+@pytest.mark.slow
+def test_a_forward_pass_compiles_whole(retro):
+    model = RetroForCausalLM.from_retro(retro)
+    ids, neighbours = tiny_input(11, batch=2)
+    compiled = torch.compile(model, fullgraph=True)
+    with torch.no_grad():
+        expected = model(ids, neighbour_ids=neighbours).logits
+        assert torch.allclose(compiled(ids, neighbour_ids=neighbours).logits, expected, atol=1e-9)
