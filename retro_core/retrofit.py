@@ -296,8 +296,10 @@ class FittedCache(DecodingCache):
         self.past = DynamicCache()
 
     def crop(self, length: int) -> None:
+        before = self.length
         super().crop(length)
-        self.past.crop(self.length)
+        if self.length < before:  # transformers is told how many to remove, as a negative number
+            self.past.crop(self.length - before)
 
     def select(self, rows: Tensor) -> None:
         super().select(rows)

@@ -9,7 +9,7 @@ from tiny_models import M, R, tiny_input, tiny_model
 from indexing.chunking import num_chunks, read_window
 from indexing.neighbours import NO_CHUNK, Neighbours
 from retro_core.config import REFERENCE
-from retro_core.counterfactual import leave_one_out, read, read_without
+from retro_core.counterfactual import Swap, leave_one_out, read, read_without, rescore
 from retro_core.explain import MEASURED
 from retro_core.model import Capture, Retro
 
@@ -157,3 +157,39 @@ def test_overlap_is_the_longest_run_that_the_window_shares_with_one_neighbour(lo
     assert first["overlap"] == 2 / M  # across the border of N and F
     assert second["overlap"] == 1  # of a window of two tokens
     assert first["neighbours"][1]["copies"] == []  # shorter than a copy
+
+
+def test_a_fitted_model_is_measured_like_any_other():
+    """Through the interface of models alone: a base with hooks has another inside and another cache."""
+    transformers = pytest.importorskip("transformers")
+    from retro_core.config import FitConfig
+    from retro_core.retrofit import retrofit
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 23, "hidden_size": 12, "intermediate_size": 17, "num_hidden_layers": 3}
+    base = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1)
+    )
+    fit = FitConfig(start="zero", cca_layers=[1, 2], chunk_size=M)
+    model = retrofit(base.double().eval(), 0, fit).double()
+    with torch.no_grad():
+        for parameter in model.new_parameters().values():
+            parameter += 0.3 * torch.randn_like(parameter)
+    ids, neighbours = tiny_input(4 * M + 1)[0][0].tolist(), neighbours_of(4 * M + 1, K, {2: 1})
+    scored = read(model, ids, neighbours)
+    found = leave_one_out(scored)
+    mask = torch.from_numpy(neighbours.mask)[None]
+    everything = full(model, ids, neighbours, mask)
+    np.testing.assert_allclose(scored.log_probs, everything, atol=1e-9)
+    for u, j in ((0, 1), (1, 0), (2, 0), (3, 1)):
+        without = mask.clone()
+        without[:, u, j] = False
+        expected = everything - full(model, ids, neighbours, without)
+        np.testing.assert_allclose(found[u, j], expected, atol=1e-9)
+        assert found[u, j, (u + 1) * M :].all()
+
+    tokens = neighbours.tokens.copy()
+    tokens[1, 0], tokens[3, 1] = tokens[3, 1].copy(), tokens[1, 0].copy()
+    swapped = Neighbours(neighbours.ids, neighbours.distances, tokens)
+    expected = full(model, ids, swapped, None)
+    np.testing.assert_allclose(rescore(scored, [Swap(1, 1, 3, 2)]).log_probs, expected, atol=1e-9)
