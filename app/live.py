@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from indexing.chunking import read_window
 from indexing.datastore import Datastore
 from indexing.neighbours import Neighbours
+from indexing.retokenised import RetokenisedDatastore
 from retro_core.config import GenerationConfig
 from retro_core.trace import FORMAT, VERSION, Trace, neighbour_cards
 
@@ -20,7 +21,7 @@ class LiveText:
 
     trace_id: str
     model: "LoadedModel"
-    datastore: Datastore | None
+    datastore: Datastore | RetokenisedDatastore | None
     config: GenerationConfig
     pad: int = 0
     prompt_tokens: int = 0

@@ -16,16 +16,18 @@ from app import settings
 from indexing import paths
 from indexing.datastore import Datastore, DatastoreInfo, list_datastores
 from indexing.embedder import DEFAULT_EMBEDDER, Embedder, SentenceTransformerEmbedder
-from indexing.errors import RetroError, TraceError
-from indexing.manifest import MANIFEST_FILE
+from indexing.errors import CheckpointError, InputError, RetroError, TraceError
+from indexing.manifest import MANIFEST_FILE, read_manifest
+from indexing.retokenised import RetokenisedDatastore
 from indexing.tokenizer import Tokenizer
+from retro_core.bases import CONFIG_FILE, BaseInfo, ModelInfo, base_folder, list_bases, list_models
 from retro_core.trace import Trace
 
 if TYPE_CHECKING:
     from retro_core.checkpoint import LoadedModel
 
 _loading = threading.RLock()
-_models: dict[str, "LoadedModel"] = {}
+_models: dict[str, tuple[int, "LoadedModel"]] = {}  # name -> (time of its config, model)
 _embedders: dict[str, Embedder] = {}
 _datastores: dict[str, tuple[int, Datastore]] = {}  # name -> (time of its manifest, datastore)
 _warming: list[threading.Thread] = []
@@ -41,23 +43,67 @@ _RECORDED = "recorded-"  # how the ids of recorded traces begin
 # Models, embedders, datastores
 
 
+def models() -> list[ModelInfo]:
+    """The bundled model, others that stand alone, fitted ones, and last those whose base is not here."""
+    return sorted(
+        list_models(),
+        key=lambda info: (info.name != paths.DEMO_MODEL, info.state != "here", bool(info.base), info.name),
+    )
+
+
+def model_info(name: str) -> ModelInfo:
+    """What is known of a model that can be used now, without opening it.
+
+    Raises InputError if there is no such model, CheckpointError if it was fitted to a base that is not here.
+    """
+    info = next((info for info in list_models() if info.name == name), None)
+    if info is None:
+        raise InputError(f"There is no model {name!r} here. Choose one of the list.")
+    if info.state != "here":
+        raise CheckpointError(
+            f"The model {name!r} was fitted to the base {info.base!r}, which is not here. Fetch it under "
+            f"More models, or with `python -m retro_core fetch {info.base}`."
+        )
+    return info
+
+
 def model_is_loaded(name: str = paths.DEMO_MODEL) -> bool:
-    return name in _models
+    return name in _models and _models[name][0] == _time_of(_model_config(name))
 
 
 def model(name: str = paths.DEMO_MODEL) -> "LoadedModel":
-    """The model, loaded on first use; a second caller waits for the first."""
+    """The model, loaded on first use; a second caller waits for the first. At most two are kept in memory:
+    the bundled one, and the last other one.
+
+    Raises what `model_info` and `load_model` do.
+    """
     with _loading:
-        if name not in _models:
+        if not model_is_loaded(name):
+            model_info(name)
             from retro_core.checkpoint import load_model
 
-            _models[name] = load_model(name)
-        return _models[name]
+            for other in {*_models} - {paths.DEMO_MODEL}:
+                del _models[other]
+            _models[name] = (_time_of(_model_config(name)), load_model(name))
+        return _models[name][1]
 
 
 def tokenizer(name: str = paths.DEMO_MODEL) -> Tokenizer:
     """The model's tokenizer, without the model."""
-    return _models[name].tokenizer if name in _models else Tokenizer.load(paths.model_dir(name))
+    return _models[name][1].tokenizer if model_is_loaded(name) else Tokenizer.load(paths.model_dir(name))
+
+
+def _model_config(name: str) -> Path:
+    return paths.model_dir(name) / CONFIG_FILE
+
+
+def bases() -> list[BaseInfo]:
+    return list_bases()
+
+
+def fitted_to(base: BaseInfo) -> list[ModelInfo]:
+    """The models that were fitted to this base."""
+    return [info for info in list_models() if info.base and base_folder(info.base) == base.folder]
 
 
 def embedder_is_loaded() -> bool:
@@ -71,25 +117,32 @@ def embedder(name: str = DEFAULT_EMBEDDER) -> Embedder:
         return _embedders[name]
 
 
-def datastore(name: str) -> Datastore:
+def datastore(name: str, model: "LoadedModel | None" = None) -> Datastore | RetokenisedDatastore:
     """The datastore as it is on the disk now, its embedder loaded and shared.
 
-    Raises MismatchError if it was built with another tokenizer than the model's.
+    model  the one that reads from it: if its tokenizer is another, texts are encoded again in its tokens
     """
     with _loading:
-        changed = _manifest_time(name)
+        changed = _time_of(paths.datastore_dir(name) / MANIFEST_FILE)
         known = _datastores.get(name)
         if known is None or known[0] != changed:
-            # Twice (50 ms): a foreign tokenizer is refused before the seconds that an embedder takes to load.
-            opened = Datastore.open(name, tokenizer=tokenizer())
-            opened = Datastore.open(name, tokenizer=tokenizer(), embedder=embedder(opened.embedder_name))
-            known = _datastores[name] = (changed, opened)
-        return known[1]
+            wanted = read_manifest(paths.datastore_dir(name))["embedder"]["name"]
+            known = _datastores[name] = (changed, Datastore.open(name, embedder=embedder(wanted)))
+    opened = known[1]
+    if model is None or opened.tokenizer.fingerprint == model.tokenizer.fingerprint:
+        return opened
+    return RetokenisedDatastore(opened, model.tokenizer, model.config.chunk_size)
 
 
-def _manifest_time(name: str) -> int:
-    manifest = paths.datastore_dir(name) / MANIFEST_FILE
-    return manifest.stat().st_mtime_ns if manifest.exists() else -1
+def is_read_as_text(name: str, model_name: str) -> bool:
+    """Whether the model has another tokenizer than the datastore; opens neither."""
+    manifest = read_manifest(paths.datastore_dir(name))
+    return manifest["tokenizer"]["fingerprint"] != tokenizer(model_name).fingerprint
+
+
+def _time_of(file: Path) -> int:
+    """When a folder's describing file was written, by which a folder that was replaced is noticed."""
+    return file.stat().st_mtime_ns if file.exists() else -1
 
 
 def datastores() -> list[DatastoreInfo]:

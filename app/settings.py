@@ -11,6 +11,7 @@ PREVIEW_CHUNKS = 120  # chunks drawn in the preview of a corpus
 TRACES_KEPT = 24  # finished traces in memory, for single heads and for saving
 SECONDS_BETWEEN_DRAWINGS = 0.15  # of a running generation
 SEARCH_RESULTS = 5
+MAX_STOPS = 16  # strings that end a text
 
 
 def prepare_environment() -> None:
@@ -32,3 +33,8 @@ def warm_after() -> float | None:
     """Seconds between the first page view and loading the model in the background; None is never."""
     seconds = float(os.environ.get("RETRO_WARM_AFTER") or 3)
     return seconds if seconds >= 0 else None
+
+
+def may_fetch() -> bool:
+    """Whether the page fetches models: on one's own computer, or where RETRO_ALLOW_FETCH=1 says so."""
+    return host() in ("127.0.0.1", "localhost", "::1") or os.environ.get("RETRO_ALLOW_FETCH") == "1"

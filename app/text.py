@@ -8,8 +8,27 @@ PROMPT_HINT = (
     "the next 64. Ctrl+Enter runs. The bundled model is tiny: watch how it reads; believe nothing it says."
 )
 
-LOADING_MODEL = "Loading the model (once, about 10 s)…"
+LOADING_MODEL = "Loading {model} (once, about 10 s)…"
 LOADING_EMBEDDER = "Loading the embedder (once, about 10 s)…"
+
+READ_AS_TEXT = "{datastore} was made with another tokenizer: {model} reads its text in tokens of its own."
+
+# Why a text ended, besides its length.
+ENDED = {
+    "end of document": " The model ended the document there.",
+    "stop string": " It came to a text to stop at.",
+}
+
+FITTING = (
+    "A language model that exists already can be RETRO-fitted: a neighbour encoder and chunked "
+    "cross-attention are added to it and trained. Without retrieval it stays exactly what it was."
+)
+NO_BASE_CHOSEN = "Choose a language model: its size and licence are shown before anything is fetched."
+NO_FETCHING = (
+    "Models are not fetched on this server. Its owner allows it with RETRO_ALLOW_FETCH=1; on your own "
+    "computer the page fetches them."
+)
+TO_FIT = "Nothing is fitted to it yet. With training texts of your own, for example train.jsonl:"
 
 # (label of the chip, prompt). In the manner of the texts that the bundled model was trained on, but about
 # countries it was not trained on: what it gets right it has read. The last is about nothing in the datastore.

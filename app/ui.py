@@ -7,8 +7,9 @@ import gradio as gr
 from gradio.themes.utils import colors, fonts
 
 from app import lens, parts, services, settings, text
+from app.errors import shows_errors
 from app.parts import StatusLine
-from app.tabs import corpus, explore
+from app.tabs import corpus, explore, more_models
 from indexing import paths
 
 _HERE = Path(__file__).parent
@@ -21,7 +22,7 @@ def build_demo() -> gr.Blocks:
     ) as demo:
         with gr.Row(elem_id="header"):
             gr.Markdown(f"# {text.TITLE}\n{text.TAGLINE}", elem_id="wordmark")
-            pill = StatusLine(status(), elem_id="pill")
+            pill = StatusLine(status(paths.DEMO_MODEL, services.default_datastore()), elem_id="pill")
             gr.Button("◐ Theme", size="sm", min_width=0, elem_id="theme")  # see page.js
         with gr.Tabs(selected="explore", elem_id="tabs") as tabs:
             with gr.Tab("Explore", id="explore"):
@@ -29,14 +30,22 @@ def build_demo() -> gr.Blocks:
             with gr.Tab("Corpus", id="corpus"):
                 library = corpus.build()
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
-        choices = [explorer.datastore, library.chosen]
+        read = [explorer.model, explorer.datastore]
         library.use.click(
             use_in_explore, inputs=library.chosen, outputs=[tabs, explorer.datastore], js=_TO_TOP, **quiet
         )
         demo.load(None, js=(_HERE / "page.js").read_text(encoding="utf-8"), api_visibility="private")
+        choices = [*read, library.chosen, explorer.base]
         demo.load(refresh, inputs=choices, outputs=[pill, *choices], **quiet)
         tick = gr.Timer(3)
-        tick.tick(show_status, outputs=[pill, tick], concurrency_limit=None, **quiet)
+        gr.on(
+            [tick.tick, *(choice.change for choice in read)],
+            show_status,
+            inputs=read,
+            outputs=[pill, tick],
+            concurrency_limit=None,
+            **quiet,
+        )
     demo.queue(max_size=32, default_concurrency_limit=4, api_open=False)
     return demo
 
@@ -46,31 +55,36 @@ def use_in_explore(name: str | None) -> tuple[Any, Any]:
     return gr.Tabs(selected="explore"), gr.Dropdown(choices=_names(), value=name)
 
 
-def refresh(*chosen: str | None) -> list[Any]:
-    """On every page view: datastores made since the start, and the model made ready in the background."""
+def refresh(model: str, read: str | None, chosen: str | None, base: str | None) -> tuple[Any, ...]:
+    """On every page view: what was made or fetched since the start. The model is made ready meanwhile."""
     services.warm_up()
-    names = _names()
-    return [status()] + [
-        gr.Dropdown(choices=names, value=name if name in names else services.default_datastore())
-        for name in chosen
-    ]
+    names, models, bases = _names(), more_models.model_choices(), more_models.base_choices()
+    model = model if model in [name for _, name in models] else paths.DEMO_MODEL
+    read, chosen = (name if name in names else services.default_datastore() for name in (read, chosen))
+    return (
+        status(model, read),
+        gr.Dropdown(choices=models, value=model),
+        gr.Dropdown(choices=names, value=read),
+        gr.Dropdown(choices=names, value=chosen),
+        gr.Radio(choices=bases, value=base if base in [name for _, name in bases] else None),
+    )
 
 
-def show_status() -> tuple[Any, Any]:
+@shows_errors
+def show_status(model: str, datastore: str | None) -> tuple[Any, Any]:
     """(the pill, its timer, which rests once the model is there)."""
-    return status(), gr.Timer(active=not services.model_is_loaded())
+    return status(model, datastore), gr.Timer(active=not services.model_is_loaded(model))
 
 
-def status() -> str:
+def status(model: str, datastore: str | None) -> str:
     """What runs here, in one line."""
-    name = services.default_datastore()
-    info = next((info for info in services.datastores() if info.name == name), None)
+    info = next((info for info in services.datastores() if info.name == datastore), None)
     chunks = f" · {info.name}, {info.num_chunks:,} chunks" if info else " · no datastore yet"
-    if not services.model_is_loaded():
-        return f"model {paths.DEMO_MODEL} (not loaded yet){chunks}"
-    model = services.model()
-    millions = model.model.num_parameters() / 1e6
-    return f"model {model.name}, {millions:.1f} M parameters{chunks} · CPU"
+    if not services.model_is_loaded(model):
+        return f"model {model} (not loaded yet){chunks}"
+    loaded = services.model(model)
+    millions = loaded.model.num_parameters() / 1e6
+    return f"model {loaded.name}, {millions:,.1f} M parameters{chunks} · CPU"
 
 
 def _names() -> list[str]:

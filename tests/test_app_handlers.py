@@ -14,6 +14,7 @@ from app.tabs import corpus, explore
 from indexing import files, paths
 from indexing.embedder import DEFAULT_EMBEDDER
 from indexing.errors import InputError
+from retro_core.config import GenerationConfig, bounds
 
 ROOT = Path(__file__).parent.parent
 TEXT = "The Nile flows north to the Mediterranean Sea. Mount Etna is a volcano on the coast of Sicily. "
@@ -28,9 +29,26 @@ def fresh_services(monkeypatch):
     monkeypatch.setattr(services, "_traces", type(services._traces)())
 
 
-def message(call, *args):
+def run(prompt, retrieval=True, datastore="any", **changes):
+    """`explore.run` with the settings that the page begins with."""
+    names = [
+        "max_new_tokens",
+        "num_neighbours",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+    ]
+    sampling = {name: bounds(GenerationConfig, name)[2] for name in [*names, "seed"]}
+    model = changes.pop("model", paths.DEMO_MODEL)
+    sampling |= {"stop_strings": "", "int8": False, **changes}
+    return explore.run(prompt, model, retrieval, datastore, **sampling)
+
+
+def message(call, *args, **named):
     with pytest.raises(gr.Error) as caught:
-        result = call(*args)
+        result = call(*args, **named)
         list(result)  # a generator raises when drained
     return caught.value.message
 
@@ -71,17 +89,19 @@ def test_an_error_of_ours_is_logged_and_not_shown(caplog):
 )
 def test_a_prompt_that_cannot_be_used_is_refused_before_anything_is_loaded(prompt, expected, monkeypatch):
     monkeypatch.setattr(services, "model", lambda *_: pytest.fail("loaded a model"))
-    sentence = message(explore.run, prompt, True, "any", 8, 0.7, 40, 0.95, 0, 2)
+    sentence = message(run, prompt)
     assert expected in sentence
 
 
 def test_settings_out_of_bounds_are_refused_whatever_the_page_sends():
-    assert "max_new_tokens" in message(explore.run, "A text.", True, "any", 10**6, 0.7, 40, 0.95, 0, 2)
-    assert "seed" in message(explore.run, "A text.", True, "any", 8, 0.7, 40, 0.95, None, 2)
+    assert "max_new_tokens" in message(run, "A text.", max_new_tokens=10**6)
+    assert "min_p" in message(run, "A text.", min_p=1.5)
+    assert "seed" in message(run, "A text.", seed=None)
+    assert "Up to 16 texts can be stopped at, got 17" in message(run, "A text.", stop_strings="a\n" * 17)
 
 
 def test_retrieval_without_a_datastore_says_what_to_do():
-    assert "Make one in Corpus" in message(explore.run, "A text.", True, None, 8, 0.7, 40, 0.95, 0, 2)
+    assert "Make one in Corpus" in message(run, "A text.", datastore=None)
 
 
 @pytest.mark.parametrize(
@@ -207,12 +227,13 @@ def tiny_model(monkeypatch):
     tokenizer = services.tokenizer()
     config = preset("toy", tokenizer.vocab_size, tokenizer.pad_id)
     model = LoadedModel(Retro(config).eval(), config, tokenizer, "tiny", "0" * 64, Path("."), None)
-    monkeypatch.setitem(services._models, paths.DEMO_MODEL, model)
+    changed = services._time_of(services._model_config(paths.DEMO_MODEL))
+    monkeypatch.setitem(services._models, paths.DEMO_MODEL, (changed, model))
     list(corpus.index(TEXT * 40, None, "rivers", False))
 
 
 def test_a_run_shows_each_stage_and_ends_in_a_trace_that_is_kept(tiny_model):
-    steps = list(explore.run("Rivers flow north.", True, "rivers", 70, 0.7, 40, 0.95, 0, 2))
+    steps = list(run("Rivers flow north.", True, "rivers", max_new_tokens=70))
     stages = [view["status"]["stage"] for view, _, _ in steps if "status" in view]
     assert list(dict.fromkeys(stages)) == ["retrieving", "reading", "writing", "measuring"]
     view, progress, trace_id = steps[-1]
@@ -225,7 +246,7 @@ def test_a_run_shows_each_stage_and_ends_in_a_trace_that_is_kept(tiny_model):
 
 
 def test_a_saved_trace_opens_as_the_same_trace(tiny_model, tmp_path):
-    *_, (view, _, trace_id) = explore.run("Rivers flow north.", True, "rivers", 8, 0.7, 40, 0.95, 0, 2)
+    *_, (view, _, trace_id) = run("Rivers flow north.", True, "rivers", max_new_tokens=8)
     saved = explore.save_trace(trace_id)
     path = tmp_path / saved["name"]
     path.write_text(saved["text"], encoding="utf-8")
@@ -235,7 +256,7 @@ def test_a_saved_trace_opens_as_the_same_trace(tiny_model, tmp_path):
 
 
 def test_a_stopped_run_keeps_what_it_has(tiny_model):
-    steps = explore.run("Rivers flow north.", True, "rivers", 900, 0.7, 40, 0.95, 0, 2)
+    steps = run("Rivers flow north.", True, "rivers", max_new_tokens=900)
     for view, _, _ in steps:
         if view.get("status", {}).get("stage") == "writing":
             explore.stop()
@@ -247,11 +268,20 @@ def test_a_stopped_run_keeps_what_it_has(tiny_model):
 
 
 def test_retrieval_off_reads_nothing(tiny_model):
-    *_, (view, _, _) = explore.run("Rivers flow north.", False, None, 8, 0.7, 40, 0.95, 0, 2)
+    *_, (view, _, _) = run("Rivers flow north.", False, None, max_new_tokens=8)
     assert view["retrieval"] is False and view["chunks"] == []
 
 
 def test_a_datastore_of_one_chunk_serves_two_neighbours(tiny_model):
     list(corpus.index("One sentence only.", None, "one", False))
-    *_, (view, _, _) = explore.run("Rivers flow north.", True, "one", 8, 0.7, 40, 0.95, 0, 2)
+    *_, (view, _, _) = run("Rivers flow north.", True, "one", max_new_tokens=8)
     assert len(view["chunks"][0]["neighbours"]) == 1
+
+
+def test_a_text_ends_where_it_is_told_to_and_says_so(tiny_model):
+    *_, (view, _, _) = run("Rivers flow north.", False, None, max_new_tokens=8)
+    written = view["tokens"][view["prompt_tokens"] + 2]["text"]
+    assert explore.stops(" a\n\n\\n\n") == [" a", "\n"]
+    *_, (view, progress, _) = run("Rivers flow north.", False, None, max_new_tokens=8, stop_strings=written)
+    assert len(view["tokens"]) - view["prompt_tokens"] <= 3
+    assert "a text to stop at" in progress["text"]

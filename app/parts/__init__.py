@@ -33,3 +33,16 @@ class ChunkPreview(gr.HTML):
             apply_default_css=False,
             **kwargs,
         )
+
+
+class Facts(gr.HTML):
+    """What is known of one thing: {"title", "facts": [[name, text]], "notes": [text], "commands": [text]}."""
+
+    def __init__(self, value: dict[str, Any], **kwargs: Any):
+        super().__init__(
+            value=value,
+            html_template='<div class="facts" aria-live="polite"></div>',
+            js_on_load=(_HERE / "facts.js").read_text(encoding="utf-8"),
+            apply_default_css=False,
+            **kwargs,
+        )

@@ -15,8 +15,10 @@ from app.errors import shows_errors
 from app.lens import RetroLens
 from app.live import LiveText
 from app.parts import StatusLine
+from app.tabs import more_models
 from indexing import paths
 from indexing.errors import InputError, RetroError, TraceError
+from retro_core.bases import ModelInfo
 from retro_core.config import GenerationConfig, bounds
 
 # Saving happens in the page: the server keeps no file for it.
@@ -34,9 +36,11 @@ async (saved) => {
 
 @dataclass
 class Explore:
-    """What other tabs connect to."""
+    """What the rest of the page connects to: choices that change while it is open."""
 
+    model: gr.Dropdown
     datastore: gr.Dropdown
+    base: gr.Radio
 
 
 def build() -> Explore:
@@ -54,11 +58,20 @@ def build() -> Explore:
             elem_id="prompt",
             scale=5,
         )
-        with gr.Column(scale=1, min_width=200, elem_classes="prompt-side"):
+        with gr.Column(scale=1, min_width=250, elem_classes="prompt-side"):
             with gr.Row(elem_classes="run-row"):
                 run_button = gr.Button("Run", variant="primary", elem_id="run", min_width=90)
                 stop_button = gr.Button("Stop", interactive=False, elem_id="stop", min_width=70)
             with gr.Group():
+                model = gr.Dropdown(
+                    choices=more_models.model_choices(),
+                    value=paths.DEMO_MODEL,
+                    show_label=False,
+                    label="Model",
+                    container=False,
+                    elem_id="model",
+                    elem_classes="choice",
+                )
                 retrieval = gr.Checkbox(True, label="Retrieval, from", elem_id="retrieval")
                 datastore = gr.Dropdown(
                     choices=[info.name for info in services.datastores()],
@@ -67,13 +80,16 @@ def build() -> Explore:
                     label="Datastore",
                     container=False,
                     elem_id="datastore",
+                    elem_classes="choice",
                 )
     with gr.Row(elem_classes="chips"):
         for label, example in text.EXAMPLES:
             chip = gr.Button(label, size="sm", min_width=0, elem_classes="chip")
             chip.click(None, outputs=prompt, js=f"() => {json.dumps(example)}", api_visibility="private")
         progress = StatusLine(elem_id="progress")
-    sampling = _settings()
+    with gr.Column(elem_classes="folds"):
+        sampling = _settings()
+        folded, base = more_models.build(model)
     lens = RetroLens(
         services.view(recorded[0]) if recorded else None, fetch_map=attention_map, elem_id="lens"
     )
@@ -91,7 +107,7 @@ def build() -> Explore:
     work.wire(
         [run_button.click, prompt.submit],
         run,
-        inputs=[prompt, retrieval, datastore, *sampling],
+        inputs=[prompt, model, retrieval, datastore, *sampling],
         outputs=[lens, progress, shown],
         buttons=[run_button, stop_button],
         progress=progress,
@@ -100,13 +116,20 @@ def build() -> Explore:
         waiting="Waiting for the model…",
     )
     stop_button.click(stop, outputs=progress, queue=False, **quiet)
+    gr.on(
+        [model.change, datastore.change],
+        choose,
+        inputs=[model, datastore],
+        outputs=[progress, sampling[-1], folded, base],
+        **quiet,
+    )
     open_button.upload(open_trace, inputs=open_button, outputs=[lens, progress, shown], **quiet)
     for trace_id, button in zip(recorded, recorded_buttons, strict=True):
         button.click(partial(show_trace, trace_id), outputs=[lens, progress, shown], **quiet)
     save_button.click(save_trace, inputs=shown, outputs=saved, **quiet).success(
         None, inputs=saved, js=_SAVE_JS, api_visibility="private"
     )
-    return Explore(datastore)
+    return Explore(model, datastore, base)
 
 
 def _settings() -> list[gr.components.Component]:
@@ -116,17 +139,32 @@ def _settings() -> list[gr.components.Component]:
             max_new_tokens = _slider("max_new_tokens", "New tokens", 1)
             num_neighbours = _slider("num_neighbours", "Neighbours (k)", 1)
             temperature = _slider("temperature", "Temperature", 0.05)
-        with gr.Row():
             top_k = _slider("top_k", "Top k", 1)
             top_p = _slider("top_p", "Top p", 0.01)
-            _, _, default, help_text = bounds(GenerationConfig, "seed")
-            seed = gr.Number(default, label="Seed", info=help_text, precision=0, elem_id="seed")
-    return [max_new_tokens, temperature, top_k, top_p, seed, num_neighbours]
+        with gr.Row():
+            min_p = _slider("min_p", "Min p", 0.01)
+            repetition_penalty = _slider("repetition_penalty", "Repetition", 0.05)
+            seed = gr.Number(**_named("seed", "Seed"), precision=0)
+            stop_strings = gr.Textbox(
+                **{**_named("stop", "Stop at"), "value": ""},
+                placeholder="one text a line; \\n is a line break",
+                lines=1,
+                max_lines=4,
+            )
+            int8 = gr.Checkbox(**_named("int8", "8-bit weights"))
+    sampling = [max_new_tokens, num_neighbours, temperature, top_k, top_p, min_p, repetition_penalty, seed]
+    return [*sampling, stop_strings, int8]
+
+
+def _named(name: str, label: str) -> dict[str, Any]:
+    """Default and help text of a setting, for its control."""
+    _, _, default, help_text = bounds(GenerationConfig, name)
+    return {"value": default, "label": label, "info": help_text, "elem_id": name, "min_width": 180}
 
 
 def _slider(name: str, label: str, step: float) -> gr.Slider:
-    low, high, default, help_text = bounds(GenerationConfig, name)
-    return gr.Slider(low, high, value=default, step=step, label=label, info=help_text, elem_id=name)
+    low, high, _, _ = bounds(GenerationConfig, name)
+    return gr.Slider(low, high, step=step, **_named(name, label))
 
 
 def _short_title(trace_id: str) -> str:
@@ -135,37 +173,68 @@ def _short_title(trace_id: str) -> str:
 
 
 @shows_errors
+def choose(model_name: str, datastore_name: str | None) -> tuple[Any, Any, Any, Any]:
+    """(progress, whether 8-bit weights can be had, the folded part More models, the base chosen there).
+
+    A model whose base is not here leads to where it can be fetched.
+    """
+    info = next((info for info in services.models() if info.name == model_name), None)
+    int8 = gr.Checkbox(interactive=True) if info and not info.base else gr.Checkbox(False, interactive=False)
+    if info and info.state == "here":
+        told = ""
+        if datastore_name and services.is_read_as_text(datastore_name, model_name):
+            told = text.READ_AS_TEXT.format(datastore=datastore_name, model=model_name)
+        return told, int8, gr.skip(), gr.skip()
+    try:
+        services.model_info(model_name)
+    except RetroError as error:
+        wanted = next((base.name for base in services.bases() if info in services.fitted_to(base)), None)
+        return str(error), int8, gr.Accordion(open=True), gr.Radio(value=wanted)
+    return "", int8, gr.skip(), gr.skip()
+
+
+@shows_errors
 def run(
     prompt: str,
+    model_name: str,
     retrieval: bool,
     datastore_name: str | None,
     max_new_tokens: int,
+    num_neighbours: int,
     temperature: float,
     top_k: int,
     top_p: float,
+    min_p: float,
+    repetition_penalty: float,
     seed: int,
-    num_neighbours: int,
+    stop_strings: str,
+    int8: bool,
     request: gr.Request | None = None,
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Yield (lens, progress, id of the finished trace), chunk by chunk."""
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
+        num_neighbours=num_neighbours,
         temperature=float(temperature),
         top_k=top_k,
         top_p=float(top_p),
+        min_p=float(min_p),
+        repetition_penalty=float(repetition_penalty),
         seed=seed,
-        num_neighbours=num_neighbours,
+        stop=stops(stop_strings),
+        int8=bool(int8),
         retrieval=bool(retrieval),
     )
-    check_prompt(prompt)
+    info = services.model_info(model_name)
+    check_prompt(prompt, model_name)
     if retrieval and not datastore_name:
         raise InputError(
             "There is no datastore to look things up in. Make one in Corpus, or switch retrieval off."
         )
     session = _session(request)
-    yield gr.skip(), _loading(retrieval), gr.skip()
-    model = services.model()
-    datastore = services.datastore(datastore_name) if retrieval else None
+    yield gr.skip(), _loading(info, retrieval), gr.skip()
+    model = services.model(model_name)
+    datastore = services.datastore(datastore_name, model) if retrieval else None
     # Only now: these two import torch, which the page must not wait for.
     from retro_core.explain import explain
     from retro_core.generation import generate
@@ -192,13 +261,26 @@ def run(
         services.forget_stop(session)
 
 
-def check_prompt(prompt: str) -> None:
-    """Raises InputError if the prompt is empty or too long."""
+def stops(lines: str | None) -> list[str]:
+    """The strings that end a text, one a line; the two characters \\n stand for a line break.
+
+    Raises InputError if there are too many.
+    """
+    found = [line.replace("\\n", "\n") for line in (lines or "").splitlines() if line]
+    if len(found) > settings.MAX_STOPS:
+        raise InputError(
+            f"Up to {settings.MAX_STOPS} texts can be stopped at, got {len(found)}. Remove some."
+        )
+    return found
+
+
+def check_prompt(prompt: str, model_name: str) -> None:
+    """Raises InputError if the prompt is empty or too long for this model."""
     if not isinstance(prompt, str) or not prompt.strip():
         raise InputError("The prompt is empty. Type a beginning, or take one of the examples below the box.")
     count = len(prompt)
     if count <= settings.MAX_PROMPT_CHARACTERS:
-        count = len(services.tokenizer().encode(prompt))
+        count = len(services.tokenizer(model_name).encode(prompt))
         if count <= settings.MAX_PROMPT_TOKENS:
             return
         raise InputError(
@@ -211,9 +293,12 @@ def check_prompt(prompt: str) -> None:
     )
 
 
-def _loading(retrieval: bool) -> dict[str, Any]:
-    if not services.model_is_loaded() or (retrieval and not services.embedder_is_loaded()):
-        return {"text": text.LOADING_MODEL, "tone": "busy"}
+def _loading(info: ModelInfo, retrieval: bool) -> dict[str, Any]:
+    if not services.model_is_loaded(info.name):
+        base = f", and {info.base} under it" if info.base else ""
+        return {"text": text.LOADING_MODEL.format(model=info.name + base), "tone": "busy"}
+    if retrieval and not services.embedder_is_loaded():
+        return {"text": text.LOADING_EMBEDDER, "tone": "busy"}
     return {"text": "Starting…", "tone": "busy"}
 
 
@@ -223,7 +308,7 @@ def _summary(live: LiveText, stopped: bool) -> dict[str, Any]:
     words = f"{live.written} tokens in {seconds:.1f} s ({rate:.0f} tokens/s)"
     if stopped:
         return {"text": f"Stopped after {words}.", "tone": "good"}
-    ended = " The model ended the document there." if live.reason == "end of document" else ""
+    ended = text.ENDED.get(live.reason, "")
     return {"text": f"Wrote {words}.{ended}", "tone": "good"}
 
 
