@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from indexing.errors import CheckpointError, InputError
+from indexing.errors import CheckpointError, ConfigError, InputError
 from indexing.neighbours import Neighbours, Retriever
 from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
 from retro_core.checkpoint import SUMS_FILE
@@ -37,7 +37,9 @@ from retro_core.config import MODEL_TYPE, REFERENCE, RetroConfig, bounds
 from retro_core.config import GenerationConfig as RetroGenerationConfig
 from retro_core.decoding import for_decoding
 from retro_core.model import EMBEDDING_STD, Capture, CcaWeights, Retro
+from retro_core.retrofit import FittedRetro
 
+Model = Retro | FittedRetro
 _SETTINGS = tuple(spec.name for spec in fields(RetroConfig))
 _NUM_NEIGHBOURS = bounds(RetroGenerationConfig, "num_neighbours")[2]
 _OF_NEIGHBOURS = ("retriever", "num_neighbours", "neighbour_ids", "neighbour_mask")
@@ -78,6 +80,11 @@ class RetroHFConfig(transformers.PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        if {"base", "fit", "retro"} <= config_dict.keys():
+            raise ConfigError(
+                "This config.json is of a fitted model, which needs its base. Open it with "
+                "retro_core.checkpoint.load_model, and give RetroForCausalLM.from_retro what that returns."
+            )
         return super().from_dict({"mode": REFERENCE, **config_dict}, **kwargs)
 
     def to_retro(self) -> RetroConfig:
@@ -96,7 +103,7 @@ class RetroCache(Cache):
     neighbour_mask  (b, l, k, r) bool
     """
 
-    def __init__(self, retro: Retro):
+    def __init__(self, retro: Model):
         super().__init__(layers=[])  # Hugging Face's per-layer caches, of which this has none
         self.retro = for_decoding(retro)
         self.decoding = retro.new_cache()
@@ -130,7 +137,7 @@ class RetroCache(Cache):
         return self.neighbour_ids, self.neighbour_mask
 
     def __len__(self) -> int:
-        return len(self.decoding.attention)
+        return self.retro.config.dec_num_layers
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.decoding.length
@@ -226,6 +233,7 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
         model.generate(input_ids, attention_mask=…, retriever=datastore, num_neighbours=2, max_new_tokens=64)
 
     `retro` is the model inside. Its tensors have the same names here, so weight files are interchangeable.
+    A fitted model (`retro_core.retrofit`) goes in with `from_retro` too, and stays one of ours on disk.
     """
 
     config_class = RetroHFConfig
@@ -233,13 +241,16 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
     main_input_name = "input_ids"
     supports_gradient_checkpointing = False
     _no_split_modules = ["RetroBase"]  # layers are not cut apart over devices
-    retro: Retro
+    retro: Model
 
-    def __init__(self, config: RetroHFConfig, retro: Retro | None = None):
+    def __init__(self, config: RetroHFConfig, retro: Model | None = None):
         super().__init__(config)
         retro = Retro(config.to_retro()) if retro is None else retro
-        self.base, self.lm_head = retro.base, retro.lm_head
-        self.__dict__["retro"] = retro  # not as a child: its weights have their names already
+        if isinstance(retro, Retro):
+            self.base, self.lm_head = retro.base, retro.lm_head
+            self.__dict__["retro"] = retro  # not as a child: its weights have their names already
+        else:
+            self.retro = retro
         # Retro has set its initial values; only what is new (added tokens) is for `_init_weights`.
         for module in self.modules():
             module._is_hf_initialized = True
@@ -250,9 +261,9 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
     # ------------------------------------------------------------------------------- from and to disk
 
     @classmethod
-    def from_retro(cls, retro: Retro, tokenizer: Tokenizer | None = None) -> "RetroForCausalLM":
-        """A Hugging Face model around `retro`, sharing its weights. From the tokenizer, if given, `generate`
-        knows where a document ends."""
+    def from_retro(cls, retro: Model, tokenizer: Tokenizer | None = None) -> "RetroForCausalLM":
+        """A Hugging Face model around `retro` (or a fitted model), sharing its weights. From the tokenizer,
+        if given, `generate` knows where a document ends."""
         dtype = str(next(retro.parameters()).dtype).removeprefix("torch.")
         model = cls(RetroHFConfig(**retro.config.to_dict(), dtype=dtype), retro).train(retro.training)
         if tokenizer is not None:
@@ -281,11 +292,23 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
         return (model, info) if asked_for_info else model
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """As Hugging Face's. Save the tokenizer into the same folder and `load_model` opens it too."""
+        """As Hugging Face's. Save the tokenizer into the same folder and `load_model` opens it too.
+
+        Raises InputError for a fitted model.
+        """
+        if self._is_fitted:
+            raise InputError(
+                "A fitted model is saved without its base, which Hugging Face's files cannot express. Call "
+                "retro_core.checkpoint.save_model(folder, model.retro, tokenizer)."
+            )
         super().save_pretrained(save_directory, *args, **kwargs)
         (Path(save_directory) / SUMS_FILE).unlink(missing_ok=True)  # of other weights, if there is one
 
     # ---------------------------------------------------------------------------------------- weights
+
+    @property
+    def _is_fitted(self) -> bool:
+        return not isinstance(self.retro, Retro)
 
     def train(self, mode: bool = True) -> "RetroForCausalLM":
         self.retro.training = mode
@@ -293,6 +316,8 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """Names of tensors that are another one."""
+        if self._is_fitted:
+            return {}
         source = "base.dec_embs.weight"
         tied = {"lm_head.weight": source} if self.config.tie_embeddings else {}
         if self.config.dec_cca_layers and self.config.enc_share_decoder_embs:
@@ -300,7 +325,7 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
         return tied
 
     def get_input_embeddings(self) -> nn.Embedding:
-        return self.base.dec_embs
+        return self.retro.lm.get_input_embeddings() if self._is_fitted else self.base.dec_embs
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.base.dec_embs = value
@@ -308,13 +333,18 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
             self.base.encoder.enc_embs = value
 
     def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
+        return self.retro.lm.get_output_embeddings() if self._is_fitted else self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.lm_head = self.retro.lm_head = new_embeddings
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """As Hugging Face's, and the same for the encoder, which reads the same vocabulary."""
+        if self._is_fitted:
+            raise InputError(
+                "The vocabulary of a fitted model is its base's, which stays as it is. Resize the base, then "
+                "fit."
+            )
         result = super().resize_token_embeddings(*args, **kwargs)
         size = result.weight.shape[0]
         if self.config.dec_cca_layers and not self.config.enc_share_decoder_embs:
@@ -474,8 +504,7 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
         self, input_ids: Tensor, past_key_values: RetroCache | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
-        accepted = inspect.signature(self.forward).parameters
-        inputs = {name: value for name, value in inputs.items() if name in accepted}
+        inputs = {name: value for name, value in inputs.items() if name in _ACCEPTED}
         given = inputs.get("neighbour_ids")
         if given is None or inputs.get("retriever") is not None:
             return inputs
@@ -520,6 +549,9 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
             given = kwargs["model_kwargs"]
             kwargs["model_kwargs"] = {name: given[name] for name in given if name not in _OF_NEIGHBOURS}
         return super()._get_candidate_generator(generation_config, *args, **kwargs)
+
+
+_ACCEPTED = frozenset(inspect.signature(RetroForCausalLM.forward).parameters)
 
 
 def generation_settings(pad_id: int, end_id: int | None) -> transformers.GenerationConfig:

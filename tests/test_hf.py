@@ -14,16 +14,26 @@ import torch.nn.functional as F
 from fakes import HashingEmbedder
 from tiny_models import M, tiny_input, tiny_model
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, TextStreamer, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    TextStreamer,
+    pipeline,
+)
 
 from indexing.datastore import Datastore
 from indexing.errors import CheckpointError, ConfigError, InputError
 from indexing.neighbours import Neighbours
 from retro_core.checkpoint import fingerprint, load_model, load_reference, save_model
-from retro_core.config import GenerationConfig
+from retro_core.config import FitConfig, GenerationConfig
 from retro_core.generation import Finished, generate
 from retro_core.hf import RetroCache, RetroForCausalLM, RetroHFConfig
 from retro_core.model import Capture, Retro
+from retro_core.retrofit import retrofit
 from retro_core.verify import StubRetriever
 
 ROOT = Path(__file__).parent.parent
@@ -235,6 +245,43 @@ def test_rows_of_a_padded_batch_are_as_alone(retro, model, use_cache):
     assert torch.equal(new, together[:, n:])
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_fitted_model_generates_too(reads, tmp_path, tokenizer):
+    """Off it writes what its base writes through Hugging Face; On, what a loop without a cache writes."""
+    sizes = {"hidden_size": 20, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 5}
+    torch.manual_seed(4)
+    base = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=V, bos_token_id=None, eos_token_id=None)).eval()
+    fitted = retrofit(base, 0, FitConfig(chunk_size=M, cca_layers=[1], start="zero", encoder_layers=1))
+    with torch.no_grad():
+        for parameter in fitted.new_parameters().values():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    model = RetroForCausalLM.from_retro(fitted)
+    ids, _ = tiny_input(M + 1, batch=2)
+    library = Library() if reads else None
+    expected = written(fitted, ids, library)
+    settings = {"retriever": library, "num_neighbours": K, "max_new_tokens": NEW}
+    assert torch.equal(model.generate(ids, **settings), expected)
+    assert torch.equal(
+        model.generate(ids, **settings, num_beams=2),
+        model.generate(ids, **settings, num_beams=2, use_cache=False),
+    )
+    assert torch.equal(
+        model.generate(ids[:1], **settings, prompt_lookup_num_tokens=4, eos_token_id=V), expected[:1]
+    )
+    if not reads:
+        assert torch.equal(
+            base.generate(ids, max_new_tokens=NEW, suppress_tokens=[0], do_sample=False), expected
+        )
+    assert model.get_input_embeddings() is base.get_input_embeddings()
+    with pytest.raises(InputError, match="saved without its base.*save_model"):
+        model.save_pretrained(tmp_path / "fitted")
+    with pytest.raises(InputError, match="is its base's, which stays as it is. Resize the base, then fit"):
+        model.resize_token_embeddings(V + 1)
+    (tmp_path / "config.json").write_text(json.dumps(fitted.description()))
+    with pytest.raises(ConfigError, match="is of a fitted model, which needs its base. Open it with"):
+        RetroForCausalLM.from_pretrained(tmp_path)
+
+
 def beams_by_hand(
     retro: Retro, ids: list[int], library: StubRetriever | None, width: int, steps: int
 ) -> list[tuple[float, list[int]]]:
@@ -328,7 +375,11 @@ def test_assisted_generation_is_greedy(retro, model):
     expected = written(retro, ids, Library())
     other = RetroForCausalLM.from_retro(tiny_model(seed=1))
     same = RetroForCausalLM.from_retro(copy.deepcopy(retro))
-    for assistant in ({"assistant_model": other}, {"assistant_model": same}, {"prompt_lookup_num_tokens": 4}):
+    for assistant in (
+        {"assistant_model": other},
+        {"assistant_model": same},
+        {"prompt_lookup_num_tokens": 4, "eos_token_id": V},
+    ):
         for candidates in (1, 2 * M + 1):
             other.generation_config.num_assistant_tokens = candidates
             same.generation_config.num_assistant_tokens = candidates
