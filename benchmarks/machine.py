@@ -45,18 +45,6 @@ def median_seconds(action: Callable[[], Any], times: int) -> float:
     return statistics.median(taken)
 
 
-def peak_memory_gb() -> float:
-    """The most memory this process has held so far."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # of this program alone; getrusage also counts what the parent held when it forked
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e9
-    import resource
-
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Columns aligned: the first to the left, the others to the right. Floats get three digits that count."""
     cells = [list(header), *([_cell(value) for value in row] for row in rows)]
