@@ -233,7 +233,8 @@ def choose(
     """logits (v,) -> the next token: penalties, then temperature, top-k, top-p, min-p, then a draw."""
     check_logits(logits)
     logits = penalised(logits, tokens[pad:], tokenizer.end_id, config)
-    logits[tokenizer.pad_id] = -torch.inf
+    if tokenizer.pad_id != tokenizer.end_id:  # one token may be both
+        logits[tokenizer.pad_id] = -torch.inf
     if config.temperature == 0:
         return int(logits.argmax())
     logits = (logits - logits.max()) / config.temperature  # at most 0: no temperature is too small

@@ -32,7 +32,14 @@ from indexing.errors import InputError
 from indexing.neighbours import Neighbours
 from retro_core.cache import DecodingCache, KeysValues
 from retro_core.config import REFERENCE, RetroConfig
-from retro_core.functions import IGNORED_LABEL, attention, by_distance, cross_entropy_in_pieces, rms_norm
+from retro_core.functions import (
+    IGNORED_LABEL,
+    attention,
+    by_distance,
+    cross_entropy_in_pieces,
+    gated_feed_forward,
+    rms_norm,
+)
 from retro_core.inputs import check_inputs
 from retro_core.reading import Reading, by_neighbour, hides
 
@@ -145,10 +152,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         normed = self.layer_norm(x)
-        gated = F.gelu(self.wi_0(normed), approximate="tanh") * self.wi_1(normed)
-        if self.training:
+        if self.training and self.dropout.p:
+            gated = F.gelu(self.wi_0(normed), approximate="tanh") * self.wi_1(normed)
             return x + self.dropout(self.wo(self.dropout(gated)))
-        return x + self.wo(gated)
+        if not torch.is_grad_enabled():  # through the modules, which `decoding` exchanges
+            return x + self.wo(F.gelu(self.wi_0(normed), approximate="tanh") * self.wi_1(normed))
+        return x + gated_feed_forward(normed, self.wi_0.weight, self.wi_1.weight, self.wo.weight)
 
 
 class AttentionCore(nn.Module):

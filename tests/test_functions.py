@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 from torch.testing import assert_close
 
 from retro_core import functions
-from retro_core.functions import attention, by_distance, cross_entropy_in_pieces, rms_norm
+from retro_core.functions import attention, by_distance, cross_entropy_in_pieces, gated_feed_forward, rms_norm
 
 
 def noise(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
@@ -68,6 +68,17 @@ def test_attention_does_not_change_what_it_is_given():
     attention(q, k, v, bias, 1.0).sum().backward()
     for x, kept in zip((q, k, v, bias), before, strict=True):
         assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_gated_feed_forward(monkeypatch, rows):
+    monkeypatch.setattr(functions, "_ROWS", rows)
+    x, gate, up, down = noise(2, 5, 3), noise(7, 3), noise(7, 3, seed=1), noise(3, 7, seed=2)
+    plain = (F.gelu(x @ gate.T, approximate="tanh") * (x @ up.T)) @ down.T
+    assert_close(gated_feed_forward(x, gate, up, down), plain)
+    assert gradcheck(gated_feed_forward, (x, gate, up, down))
+    with torch.no_grad():
+        assert_close(gated_feed_forward(x, gate, up, down), plain)
 
 
 @pytest.mark.parametrize("piece", [1, 4, 100])
