@@ -38,7 +38,7 @@ PAYLOAD = " ".join(PAYLOADS)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """`python app.py` with a RETRO_HOME of its own: (address, process)."""
+    """`python app.py` with a RETRO_HOME of its own: (address, process, home)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -66,7 +66,7 @@ def server(tmp_path_factory):
                 time.sleep(0.25)
         else:
             pytest.fail("app.py does not answer within a minute")
-        yield address, process
+        yield address, process, home
     finally:
         process.terminate()
         process.wait(timeout=20)
@@ -86,7 +86,7 @@ def browser():
 @pytest.fixture
 def open_page(server, browser):
     """Open the app; afterwards no error was logged, no other host was asked and no payload has run."""
-    address, _ = server
+    address, *_ = server
     pages, troubles = [], []
 
     def open_(width=1280, query=""):
@@ -381,3 +381,49 @@ def test_a_pasted_corpus_is_indexed_found_and_used(open_page):
     page.wait_for_selector(".lens-token")
     page.get_by_role("tab", name="Corpus").click()
     page.locator("#listing [role=gridcell]").filter(has_text="inns", visible=True).first.wait_for()
+
+
+def test_another_model_is_chosen_runs_and_reads_in_its_own_tokens(server, open_page, monkeypatch):
+    from tiny_fits import tiny_base, tiny_fit
+
+    monkeypatch.setenv("RETRO_HOME", str(server[2]))
+    tiny_base()
+    tiny_fit()
+    page = open_page()
+    page.locator("#model input").click()
+    page.get_by_role("option", name="tiny-fit · on tiny-base").click()
+    page.get_by_text("factbook was made with another tokenizer").wait_for()
+    page.wait_for_function("document.querySelector('#pill').textContent.includes('tiny-fit (not loaded')")
+    page.locator("#prompt textarea").fill("Mount Etna, on the east coast of Sicily,")
+    page.get_by_role("button", name="Settings").click()
+    assert page.locator("#int8 input").is_disabled()
+    page.locator("#max_new_tokens input[type=number]").fill("20")
+    page.locator("#run").click()
+    page.wait_for_function(
+        "document.querySelector('#progress').textContent.includes('Wrote')", timeout=90_000
+    )
+    assert page.locator(".lens-neighbour").count() == 2
+    page.wait_for_function("document.querySelector('#pill').textContent.includes('tiny-fit, 0.')")
+
+
+def test_size_and_licence_are_shown_before_a_model_can_be_fetched(server, open_page, monkeypatch):
+    from tiny_fits import tiny_base
+
+    monkeypatch.setenv("RETRO_HOME", str(server[2]))
+    tiny_base("lone-base")
+    page = open_page(width=390)
+    page.get_by_role("button", name="More models").click()
+    assert not page.locator("#fetch").is_visible()
+    page.get_by_role("radio", name="smollm2-135m · can be fetched").click()
+    page.locator("#fetch").wait_for()
+    facts = page.locator("#base-facts").inner_text()
+    assert "Apache-2.0" in facts and "135 M" in facts and "272 MB" in facts
+    assert "MB (Apache-2.0)" in page.locator("#fetch").inner_text()
+    page.get_by_role("radio", name="lone-base · here").click()
+    page.get_by_role("button", name="Copy: python -m retro_core train --base lone-base").click()
+    page.wait_for_function("document.querySelector('#base-facts').textContent.match(/Copied|Ctrl.C/)")
+    assert not page.locator("#fetch").is_visible()
+    page.get_by_role("button", name="Settings").click()
+    frames(page, 10)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not (server[2] / "bases" / "smollm2-135m").exists()
