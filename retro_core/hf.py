@@ -240,6 +240,7 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
     base_model_prefix = "base"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = False
+    _supports_sdpa = True
     _no_split_modules = ["RetroBase"]  # layers are not cut apart over devices
     retro: Model
 
@@ -404,6 +405,8 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
         )
         attentions = self.config.output_attentions if output_attentions is None else output_attentions
         hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        if hidden and cache is not None:
+            raise InputError("A RETRO model with a cache gives no hidden_states. Pass use_cache=False.")
         everything = labels is not None or isinstance(logits_to_keep, Tensor)
         retro = self.retro if cache is None else cache.retro
         out = retro(
@@ -470,6 +473,7 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
             parts.append((given[:, known:], there[:, known:].bool()))
             known = given.shape[1]
         if retriever is not None and known < complete:
+            _check_retriever(retriever)
             parts.append(_look_up(retriever, ids[:, known * m : complete * m], m, num_neighbours, pad))
         if not parts:
             return None, None
@@ -494,11 +498,35 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
 
         Padding ids are never written (`suppress_tokens` of the model's generation_config).
         """
+        _check_cache_kind(kwargs.get("cache_implementation"))
+        given = kwargs.get("neighbour_ids")
+        ids = kwargs.get("input_ids") if inputs is None else inputs
+        if given is not None and ids is not None and given.dim() == 4:
+            n, m = ids.shape[-1], self.config.chunk_size
+            cache = kwargs.get("past_key_values")
+            past = 0 if cache is None else cache.get_seq_length()
+            n += past if n <= past else 0  # with a cache, the new tokens only, or all of them
+            if given.shape[1] > -(-n // m):
+                raise InputError(
+                    f"The prompt's {n} tokens have {n // m} complete chunks of {m}, got neighbours for "
+                    f"{given.shape[1]}. Give neighbours (b, {n // m}, k, r)."
+                )
+            # Those of an incomplete chunk would be read as soon as it is full, whatever then stands in it.
+            for name in ("neighbour_ids", "neighbour_mask"):
+                if kwargs.get(name) is not None:
+                    kwargs[name] = kwargs[name][:, : n // m]
         if retriever is not None:
+            _check_retriever(retriever)
             remembers = isinstance(retriever, _Remembering)  # an assistant is handed the model's own
             kwargs["retriever"] = retriever if remembers else _Remembering(retriever)
             kwargs["num_neighbours"] = num_neighbours
         return super().generate(inputs, *args, **kwargs)
+
+    def generate_batch(self, *args: Any, **kwargs: Any):
+        raise InputError(
+            "Continuous batching needs a paged cache, which RETRO's is not. Call generate with a batch that "
+            "is padded on the left."
+        )
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, past_key_values: RetroCache | None = None, **kwargs: Any
@@ -521,12 +549,7 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ):
-        kind = generation_config.cache_implementation
-        if kind not in (None, "dynamic", "dynamic_full"):  # of transformers' own kinds, those that grow
-            raise InputError(
-                f"RETRO's cache holds neighbours besides keys and values, so there is no {kind!r} one. "
-                "Leave cache_implementation out."
-            )
+        _check_cache_kind(generation_config.cache_implementation)
         generation_config.cache_implementation = None
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = RetroCache(self.retro)
@@ -559,6 +582,22 @@ def generation_settings(pad_id: int, end_id: int | None) -> transformers.Generat
     return transformers.GenerationConfig(
         pad_token_id=pad_id, eos_token_id=end_id, suppress_tokens=None if pad_id == end_id else [pad_id]
     )
+
+
+def _check_cache_kind(kind: str | None) -> None:
+    if kind not in (None, "dynamic", "dynamic_full"):  # of transformers' own kinds, those that grow
+        raise InputError(
+            f"RETRO's cache holds neighbours besides keys and values, so there is no {kind!r} one. "
+            "Leave cache_implementation out."
+        )
+
+
+def _check_retriever(retriever: Retriever) -> None:
+    if not callable(getattr(retriever, "retrieve", None)):
+        raise InputError(
+            "A retriever answers retrieve(chunks, num_neighbours), as a Datastore does, got a "
+            f"{type(retriever).__name__}. Open the datastore first: Datastore.open(name)."
+        )
 
 
 def _new_columns(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor | None:

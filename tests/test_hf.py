@@ -394,7 +394,8 @@ def test_assisted_generation_is_greedy(retro, model):
 def test_neighbours_of_the_prompt_may_be_given(retro, model):
     ids, neighbours = tiny_input(2 * M + 1, batch=2)
     for use_cache in (True, False):
-        got = model.generate(ids, neighbour_ids=neighbours, max_new_tokens=NEW, use_cache=use_cache)
+        more = torch.cat([neighbours, neighbours[:, :1]], dim=1)  # of the incomplete chunk: reach nothing
+        got = model.generate(ids, neighbour_ids=more, max_new_tokens=NEW, use_cache=use_cache)
         tokens = ids
         for _ in range(NEW):
             none = neighbours.new_zeros(2, tokens.shape[1] // M - 2, K, R)
@@ -550,6 +551,7 @@ def test_half_precision(tmp_path, tokenizer, dtype):
     full = RetroForCausalLM.from_pretrained(folder)
     half = RetroForCausalLM.from_pretrained(folder, dtype=dtype)
     assert full.dtype == torch.float32 and half.dtype == dtype
+    assert RetroForCausalLM.from_pretrained(folder, attn_implementation="sdpa").dtype == torch.float32
     ids, neighbours = tiny_input(11)
     with torch.no_grad():
         exact, rough = (m(ids, neighbour_ids=neighbours).logits.float() for m in (full, half))
@@ -571,6 +573,16 @@ def test_what_cannot_be_is_said_in_sentences(model, tmp_path, tokenizer):
     ids, neighbours = tiny_input(2 * M + 1)
     with pytest.raises(InputError, match="there is no 'static' one. Leave cache_implementation out"):
         model.generate(ids, cache_implementation="static", max_new_tokens=1)
+    with pytest.raises(InputError, match="there is no 'paged' one"):
+        model.generate(ids, cache_implementation="paged", max_new_tokens=1)
+    with pytest.raises(InputError, match="Continuous batching needs a paged cache"):
+        model.generate_batch([[1, 2]])
+    with pytest.raises(InputError, match="as a Datastore does, got a str. Open the datastore first"):
+        model.generate(ids, retriever="factbook", max_new_tokens=1)
+    with pytest.raises(InputError, match="gives no hidden_states. Pass use_cache=False"):
+        model.generate(ids, max_new_tokens=1, output_hidden_states=True, return_dict_in_generate=True)
+    with pytest.raises(InputError, match="7 tokens have 2 complete chunks of 3, got neighbours for 4"):
+        model.generate(ids, neighbour_ids=neighbours.repeat(1, 2, 1, 1), max_new_tokens=1)
     with pytest.raises(InputError, match="must be a RetroCache, got a DynamicCache"):
         model.generate(ids, past_key_values=DynamicCache(), max_new_tokens=1)
     with pytest.raises(InputError, match="assistant_early_exit does not work. Give an assistant_model"):
