@@ -35,7 +35,11 @@ def lose_the_base():
 
 
 def test_models_are_listed_demo_first_and_say_what_they_need(fitted):
-    assert more_models.model_choices() == [("demo", "demo"), ("tiny-fit · on tiny-base", "tiny-fit")]
+    own = paths.models_dir() / "a-model"
+    own.mkdir()
+    (own / "config.json").write_text("{}")
+    fit = ("tiny-fit · on tiny-base", "tiny-fit")
+    assert more_models.model_choices() == [("demo", "demo"), ("a-model", "a-model"), fit]
     lose_the_base()
     assert more_models.model_choices()[-1] == ("tiny-fit · needs tiny-base", "tiny-fit")
 
@@ -117,12 +121,18 @@ def test_8_bit_weights_of_a_fitted_model_are_refused_in_words(fitted):
 
 
 def fake_fetch(events, asked, closed):
-    def fetch(name):
+    def steps(name):
         asked.append(name)
         try:
             yield from events()
         finally:
             closed.append(name)
+
+    kept = []  # so that only closing them ends them
+
+    def fetch(name):
+        kept.append(steps(name))
+        return kept[-1]
 
     return fetch
 
