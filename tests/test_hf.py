@@ -682,3 +682,18 @@ def test_a_forward_pass_compiles_whole(retro):
     with torch.no_grad():
         expected = model(ids, neighbour_ids=neighbours).logits
         assert torch.allclose(compiled(ids, neighbour_ids=neighbours).logits, expected, atol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_as_on_the_processor(retro, model):
+    ids, _ = tiny_input(M + 1, batch=2)
+    there = RetroForCausalLM.from_retro(copy.deepcopy(retro).cuda())
+    for settings in ({}, {"num_beams": 3}, {"use_cache": False}):
+        settings = {"retriever": Library(), "num_neighbours": K, "max_new_tokens": NEW, **settings}
+        assert torch.equal(there.generate(ids.cuda(), **settings).cpu(), model.generate(ids, **settings))
+    half = RetroForCausalLM.from_retro(copy.deepcopy(retro).cuda().bfloat16())
+    settings = {"retriever": Library(), "num_neighbours": K, "max_new_tokens": NEW}
+    assert half.generate(ids.cuda(), **settings).shape == (2, M + 1 + NEW)
+    assisted = {"assistant_model": half, **settings}
+    assert torch.equal(there.generate(ids[:1].cuda(), **assisted).cpu(), model.generate(ids[:1], **settings))
