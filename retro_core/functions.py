@@ -99,13 +99,15 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
         (a, h, i, d), j = q.shape, k.shape[2]
+        # Heads cut out of one projection are copied into rows once here, or else in each product with them.
+        q, k, v = (x.contiguous() for x in (q, k, v))
         # One buffer for scores and weights.
         weights = bias.expand(a, h, i, j).clone(memory_format=torch.contiguous_format).view(a * h, i, j)
-        weights.baddbmm_(q.reshape(-1, i, d), k.reshape(-1, j, d).transpose(1, 2), alpha=scale)
+        weights.baddbmm_(q.view(-1, i, d), k.view(-1, j, d).transpose(1, 2), alpha=scale)
         torch.softmax(weights, dim=-1, out=weights)
         ctx.save_for_backward(q, k, v, weights)
         ctx.scale, ctx.own_bias = scale, bias.dim() == 4
-        return torch.bmm(weights, v.reshape(-1, j, d)).view(a, h, i, d)
+        return torch.bmm(weights, v.view(-1, j, d)).view(a, h, i, d)
 
     @staticmethod
     @once_differentiable
@@ -114,10 +116,10 @@ class _Attention(torch.autograd.Function):
         (a, h, i, d), j = q.shape, k.shape[2]
         grad = grad.reshape(-1, i, d)
         grad_v = torch.bmm(weights.transpose(1, 2), grad)
-        scores = torch.bmm(grad, v.reshape(-1, j, d).transpose(1, 2))
+        scores = torch.bmm(grad, v.view(-1, j, d).transpose(1, 2))
         torch.ops.aten._softmax_backward_data.out(scores, weights, -1, weights.dtype, grad_input=scores)
-        grad_q = torch.bmm(scores, k.reshape(-1, j, d)).mul_(ctx.scale)
-        grad_k = torch.bmm(scores.transpose(1, 2), q.reshape(-1, i, d)).mul_(ctx.scale)
+        grad_q = torch.bmm(scores, k.view(-1, j, d)).mul_(ctx.scale)
+        grad_k = torch.bmm(scores.transpose(1, 2), q.view(-1, i, d)).mul_(ctx.scale)
         grad_bias = None
         if ctx.needs_input_grad[3]:
             grad_bias = scores.view(a, h, i, j)
@@ -196,7 +198,7 @@ class _CrossEntropyInPieces(torch.autograd.Function):
         count = (targets != IGNORED_LABEL).sum()
         total = hidden.new_zeros((), dtype=torch.float32 if hidden.dtype.itemsize < 4 else hidden.dtype)
         grad_hidden = torch.empty_like(hidden) if wanted else None
-        grad_weight = torch.zeros_like(weight) if wanted else None
+        grad_weight = None
         for start in range(0, len(hidden), _PIECE):
             part, some = hidden[start : start + _PIECE], targets[start : start + _PIECE]
             counted, chosen = (some != IGNORED_LABEL)[:, None], some.clamp(min=0)[:, None]
@@ -210,7 +212,9 @@ class _CrossEntropyInPieces(torch.autograd.Function):
                 logits.mul_(share / sums).scatter_add_(-1, chosen, -share.to(logits.dtype))
                 grad = logits.to(hidden.dtype)
                 grad_hidden[start : start + _PIECE] = grad @ weight
-                if hidden.device.type == "cpu":
+                if grad_weight is None:
+                    grad_weight = (grad.T @ part).to(weight.dtype)
+                elif hidden.device.type == "cpu":
                     grad_weight.addmm_(grad.T, part)
                 else:  # mixed precision casts products, but none in place
                     grad_weight += grad.T @ part
