@@ -229,7 +229,7 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
     """RETRO with Hugging Face's interface.
 
         model = RetroForCausalLM.from_pretrained(folder)         # ours, or what save_pretrained wrote
-        model = RetroForCausalLM.from_retro(load_model("demo"))  # the same weights, not a copy
+        model = RetroForCausalLM.from_retro(loaded.model, loaded.tokenizer)  # from load_model; not copied
         model.generate(input_ids, attention_mask=…, retriever=datastore, num_neighbours=2, max_new_tokens=64)
 
     `retro` is the model inside. Its tensors have the same names here, so weight files are interchangeable.
@@ -286,8 +286,9 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
                     f"{name} {verb} {', '.join(keys[:3])}{more}, which a model with this config {has}. "
                     "Give the config that belongs to these weights, or copy the folder again."
                 )
-        folder = Path(name)
-        if (folder / TOKENIZER_FILE).is_file() and not (folder / "generation_config.json").is_file():
+        folder = Path(name or "", kwargs.get("subfolder", ""))
+        is_told = kwargs.get("generation_config") or (folder / "generation_config.json").is_file()
+        if name and not is_told and (folder / TOKENIZER_FILE).is_file():
             tokenizer = Tokenizer.load(folder)
             model.generation_config = generation_settings(tokenizer.pad_id, tokenizer.end_id)
         return (model, info) if asked_for_info else model

@@ -457,6 +457,8 @@ def test_folders_are_interchangeable(tmp_path, tokenizer, changes, shard):
     assert isinstance(opened, RetroForCausalLM) and not opened.training and not opened.retro.training
     assert fingerprint(opened.retro) == loaded.fingerprint and opened.config.to_retro() == loaded.config
     assert opened.generation_config.eos_token_id == tokenizer.end_id
+    own = {"config": opened.config, "state_dict": opened.state_dict()}
+    assert fingerprint(RetroForCausalLM.from_pretrained(None, **own).retro) == loaded.fingerprint
 
     theirs = tmp_path / "theirs"
     opened.generation_config.max_new_tokens = 17
