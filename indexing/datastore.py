@@ -188,8 +188,8 @@ class Datastore:
     def nearest(
         self, texts: Sequence[str], num_neighbours: int, exclude_documents: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """n texts -> ids (n, k) int64 of the nearest chunks and distances (n, k) float32, -1 and inf where there
-        is none. An empty text is near to nothing.
+        """n texts -> ids (n, k) int64 of the nearest chunks and distances (n, k) float32, -1 and inf where
+        there is none. An empty text is near to nothing.
 
         exclude_documents  (n,) int: see `retrieve`
         """

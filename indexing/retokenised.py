@@ -1,9 +1,9 @@
 """A datastore read by a model with another tokenizer: what is looked up, and what is found, crosses as text.
 
 The datastore keeps its own chunks, so a neighbour is the text of one of them and its continuation that of the
-next. In the model's tokens each of the two may be longer or shorter than the model's chunk: it is cut, or padded,
-to m tokens, so that the neighbour is always in the first m and the continuation in the second. For training
-build a datastore with the model's own tokenizer; there nothing is cut.
+next. In the model's tokens each of the two may be longer or shorter than the model's chunk: it is cut, or
+padded, to m tokens, so that the neighbour is always in the first m and the continuation in the second. For
+training build a datastore with the model's own tokenizer; there nothing is cut.
 """
 
 from pathlib import Path
@@ -19,7 +19,8 @@ from indexing.tokenizer import Tokenizer
 class RetokenisedDatastore:
     """A `Retriever` over `datastore` for a model with `tokenizer` and chunks of `chunk_size` tokens.
 
-    Ids are the datastore's own, so provenance and texts are found in either. Safe to use from several threads.
+    Ids are the datastore's own, so provenance and texts are found in either. Safe to use from several
+    threads.
     """
 
     num_continuations = 1
@@ -72,8 +73,8 @@ class RetokenisedDatastore:
 def open_for(
     name_or_path: str | Path, tokenizer: Tokenizer, chunk_size: int, embedder: Embedder | None = None
 ) -> Datastore | RetokenisedDatastore:
-    """Open a datastore for a model to read from: as it is if it was made with the model's tokenizer, retokenised
-    otherwise.
+    """Open a datastore for a model to read from: as it is if it was made with the model's tokenizer,
+    retokenised otherwise.
 
     Raises what `Datastore.open` does, but no MismatchError for a tokenizer.
     """

@@ -290,7 +290,14 @@ def _fetch_from_hub(name: str, work: Path) -> Iterator[FetchEvent]:
     done = 0
     for file in wanted:
         yield Fetching(done, info.download)
-        path = Path(hf_hub_download(name, file.rfilename, revision=revision, local_dir=work))
+        try:
+            path = Path(hf_hub_download(name, file.rfilename, revision=revision, local_dir=work))
+        except Exception as error:  # see _hub_info
+            raise InputError(
+                f"{file.rfilename} of {name} could not be fetched ({_first_line(error)}). Check the "
+                f"connection and "
+                "fetch again."
+            ) from error
         lfs = getattr(file, "lfs", None)
         if lfs:
             with open(path, "rb") as content:
@@ -306,7 +313,7 @@ def _fetch_from_hub(name: str, work: Path) -> Iterator[FetchEvent]:
 def _hub_info(name: str) -> tuple[BaseInfo, str, list[Any]]:
     """Facts, revision and wanted files of a hub model."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         model = HfApi().model_info(name, files_metadata=True, timeout=20)
@@ -315,18 +322,17 @@ def _hub_info(name: str) -> tuple[BaseInfo, str, list[Any]]:
             f"{name!r} names no base: expected {', '.join(PACKAGED)}, owner/name of a model of the Hugging "
             "Face hub, or a path. Run `python -m retro_core models` for a list."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:  # of the network library that the hub's client happens to use
         raise InputError(
-            f"There is no base {name!r} here, and the Hugging Face hub has none or cannot be asked ({reason}). "
-            f"Check name and connection, or take one of {', '.join(PACKAGED)}."
+            f"There is no base {name!r} here, and the Hugging Face hub has none or cannot be asked "
+            f"({_first_line(error)}). Check name and connection, or take one of {', '.join(PACKAGED)}."
         ) from error
     wanted = [f for f in model.siblings or [] if "/" not in f.rfilename and f.rfilename.endswith(_HUB_FILES)]
     names = {file.rfilename for file in wanted}
     if not {CONFIG_FILE, TOKENIZER_FILE} <= names or not any(n.endswith(".safetensors") for n in names):
         raise InputError(
-            f"{name} of the Hugging Face hub lacks {CONFIG_FILE}, {TOKENIZER_FILE} or safetensors weights, and "
-            "nothing else is opened here. Choose another model."
+            f"{name} of the Hugging Face hub lacks {CONFIG_FILE}, {TOKENIZER_FILE} or safetensors weights, "
+            "and nothing else is opened here. Choose another model."
         )
     size = sum(file.size or 0 for file in wanted)
     card = model.card_data
@@ -343,6 +349,10 @@ def _hub_info(name: str) -> tuple[BaseInfo, str, list[Any]]:
         folder=base_folder(name),
     )
     return info, model.sha, wanted
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _readme(info: BaseInfo) -> str:
@@ -425,8 +435,8 @@ def convert_llama_gguf(source: Path, folder: Path) -> Iterator[Converting]:
     kind = (fields.get("general.architecture"), fields.get("tokenizer.ggml.model"))
     if kind != ("llama", "gpt2"):
         raise CheckpointError(
-            f"Expected a GGUF file of the Llama family with a byte-level BPE, got {kind[0]!r} with {kind[1]!r}. "
-            "Take the model's safetensors from the hub instead."
+            f"Expected a GGUF file of the Llama family with a byte-level BPE, got {kind[0]!r} with "
+            f"{kind[1]!r}. Take the model's safetensors from the hub instead."
         )
     heads = {
         "attn_q": fields["llama.attention.head_count"],
@@ -502,8 +512,8 @@ def load_base(name: str | Path) -> Base:
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"{folder} cannot be opened as a causal language model ({reason}). Fetch it again, or choose another."
+            f"{folder} cannot be opened as a causal language model ({_first_line(error)}). "
+            "Fetch it again, or choose another."
         ) from error
     return Base(model.eval(), Tokenizer.load(folder), str(name), folder)

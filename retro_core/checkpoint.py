@@ -147,8 +147,9 @@ def load_model(
         model = open_fitted(folder, base)
         config = model.config
         _check_tokenizer(tokenizer, config, folder)
-        known = {key: value for key, value in model.state_dict().items() if key not in model.new_parameters()}
-        load_weights(model, {**known, **read_folder(folder)}, str(folder))
+        new = {id(parameter) for parameter in model.new_parameters().values()}
+        weights = {key: p for key, p in model.state_dict(keep_vars=True).items() if id(p) not in new}
+        load_weights(model, {**weights, **read_folder(folder)}, str(folder))
     else:
         config = RetroConfig.from_json(folder / CONFIG_FILE)
         _check_tokenizer(tokenizer, config, folder)

@@ -110,6 +110,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--half", action="store_true", help="store weights in 16 bits instead of 32")
     command.add_argument("--card", metavar="FILE", type=Path, help="the model card, Markdown")
 
+    command = commands.add_parser("fetch", help="bring a base language model here, to be RETRO-fitted")
+    command.set_defaults(execute=_fetch)
+    command.add_argument("name", metavar="NAME", help="smollm2-135m, or owner/name of a Hugging Face model")
+    command.add_argument("--yes", action="store_true", help="do not ask after showing size and licence")
+
+    command = commands.add_parser(
+        "models", help="list models and bases: which are here, which can be fetched"
+    )
+    command.set_defaults(execute=_models)
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
+
     command = commands.add_parser("evaluate", help="held-out loss with neighbours, without, with random ones")
     command.set_defaults(execute=_evaluate)
     source = command.add_mutually_exclusive_group()
@@ -219,8 +230,8 @@ def _open_for(name: str, loaded: "LoadedModel") -> "Datastore | RetokenisedDatas
     opened = open_for(name, loaded.tokenizer, loaded.config.chunk_size)
     if isinstance(opened, RetokenisedDatastore):
         print(
-            f"datastore {opened.datastore.name!r} was built with the tokenizer {opened.datastore.tokenizer_name!r}; "
-            f"its texts are read in the tokens of {loaded.name!r}",
+            f"datastore {opened.datastore.name!r} was built with the tokenizer "
+            f"{opened.datastore.tokenizer_name!r}; its texts are read in the tokens of {loaded.name!r}",
             file=sys.stderr,
         )
     return opened
@@ -292,7 +303,9 @@ def _print_scored(chunk: dict[str, Any]) -> None:
         print("   ".join([*facts, f"{card['title']}, character {card['offset']}"]))
 
 
-def _origins(datastore: "Datastore | RetokenisedDatastore | None", neighbours: Neighbours) -> list[dict[str, Any]]:
+def _origins(
+    datastore: "Datastore | RetokenisedDatastore | None", neighbours: Neighbours
+) -> list[dict[str, Any]]:
     """Where the neighbours of one chunk come from, nearest first."""
     found = zip(neighbours.ids.ravel().tolist(), neighbours.distances.ravel().tolist(), strict=True)
     origins = []
@@ -346,15 +359,14 @@ def _train(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     import torch
 
-    from indexing.tokenizer import Tokenizer
-    from retro_core.checkpoint import model_folder, save_model
-    from retro_core.training import load_run
+    from retro_core.checkpoint import save_model
+    from retro_core.training import load_run, run_tokenizer
 
     model, settings, step, tokens = load_run(arguments.run)
     card = _read_text(arguments.card) if arguments.card else None
     dtype = torch.float16 if arguments.half else None
     folder = _new_model_folder(arguments.name)
-    save_model(folder, model, Tokenizer.load(model_folder(settings.tokenizer)), card, dtype)
+    save_model(folder, model, run_tokenizer(settings), card, dtype)
     print(f"{folder}: {model.num_parameters():,} parameters after {step:,} steps and {tokens:,} tokens")
 
 
@@ -375,6 +387,70 @@ def _import_reference(arguments: argparse.Namespace) -> None:
 def _new_model_folder(name: str) -> Path:
     """Where a new model goes: a plain word is a name among the user's models, else it is a path."""
     return Path(name) if "/" in name else paths.models_dir() / paths.check_name(name)
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from retro_core.bases import Converting, Fetched, Fetching, Offered, fetch
+
+    for event in fetch(arguments.name):
+        match event:
+            case Offered(info) if info.state == "can be fetched":
+                print(
+                    f"{info.title}, licence {info.licence}, from the {info.source}: "
+                    f"{_bytes(info.download)} to download, {_bytes(info.disk)} on the disk in {info.folder}",
+                    file=sys.stderr,
+                )
+                if not arguments.yes and not _agreed():
+                    print("nothing was fetched", file=sys.stderr)
+                    return 0
+            case Fetching():
+                _progress("fetching", event.done / 1e6, event.total / 1e6, "MB")
+            case Converting():
+                _progress("converting", event.done, event.total, "tensors")
+            case Fetched():
+                print(event.folder)
+    return 0
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise InputError("Nobody is here to be asked. Give --yes to fetch without a question.")
+    print("Fetch it? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _progress(what: str, done: float, total: float, unit: str) -> None:
+    """One line, overwritten on a terminal; in a log only the last."""
+    if sys.stderr.isatty() or done >= total > 0:
+        end = "\r" if done < total else "\n"
+        print(f"{what}: {done:,.0f} of {total:,.0f} {unit}", end=end, file=sys.stderr, flush=True)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count else "nothing"
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    from retro_core.bases import list_bases, list_models
+
+    found = {"models": list_models(), "bases": list_bases()}
+    if arguments.json:
+        _print_json({kind: [_as_json(info) for info in infos] for kind, infos in found.items()})
+        return
+    for model in found["models"]:
+        kind = f"RETRO-fit of {model.base}" if model.base else "RETRO"
+        state = model.state if model.state == "here" else f"needs its base: fetch {model.base}"
+        print(f"model  {model.name:<20} {_bytes(model.disk):>8}  {kind}; {state}")
+    for base in found["bases"]:
+        size = base.disk if base.state == "here" else base.download or base.disk
+        print(f"base   {base.name:<20} {_bytes(size):>8}  {base.title}; licence {base.licence}; {base.state}")
+
+
+def _as_json(info: Any) -> dict[str, Any]:
+    return {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in dataclasses.asdict(info).items()
+    }
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -303,7 +303,6 @@ class TrainConfig:
         0.0,
         10.0,
     )
-    gate_rate: float = setting(10.0, "of a base: learning rate of CCA's gates, as a share", 0.0, 1000.0)
     base_rate: float = setting(0.1, "of a base that is trained too: its learning rate, as a share", 0.0, 10.0)
     warmup: int = setting(100, "steps of linear warm-up", 0, 1_000_000)
     decay_share: float = setting(

@@ -4,13 +4,13 @@ attention computes to the residual stream.
 
 Nothing of the base is forked or changed. A forward hook on the attention of the layers that shall read adds
 CCA(h) to the attention's output, where h is the stream after that output was added. In a layer whose
-feed-forward comes after its attention (Llama, GPT-2, OPT …) this is the paper's place, FFW(CCA(ATTN(H))), up to
-rounding. In a layer that computes both in parallel (GPT-NeoX, Phi) CCA reads the stream after attention too, and
-what it writes is seen from the next layer on, as is what that layer's attention writes. `retrofit` tries on a
-few tokens that the base's layers are of this kind, and refuses others.
+feed-forward comes after its attention (Llama, GPT-2, OPT …) this is the paper's place, FFW(CCA(ATTN(H))), up
+to rounding. In a layer that computes both in parallel (GPT-NeoX, Phi) CCA reads the stream after attention
+too, and what it writes is seen from the next layer on, as is what that layer's attention writes. `retrofit`
+tries on a few tokens that the base's layers are of this kind, and refuses others.
 
-Without neighbours the hooks do nothing: Retro[Off] is the base, to the bit, as long as it is frozen. All starts
-write exactly 0, so Retro[On] is the base too until the first step of training.
+Without neighbours the hooks do nothing: Retro[Off] is the base, to the bit, as long as it is frozen. All
+starts write exactly 0, so Retro[On] is the base too until the first step of training.
 
 A fitted model's folder, besides tokenizer.json, SHA256SUMS and perhaps README.md:
 
@@ -71,11 +71,12 @@ def retrofit(
     calibration: Tensor | None = None,
     name: str = "",
 ) -> "FittedRetro":
-    """Give `base` an encoder and CCA, to be trained; see the module. The base is used as it is, not copied, and
-    frozen unless `fit.unfreeze`.
+    """Give `base` an encoder and CCA, to be trained; see the module. The base is used as it is, not copied,
+    and frozen unless `fit.unfreeze`.
 
     pad_id       the token that is never read, see `indexing.tokenizer.Tokenizer.pad_id`
-    calibration  ids (b, n) of some thousand tokens of ordinary text, needed by fit.start "copy": see `start_copying`
+    calibration  ids (b, n) of some thousand tokens of ordinary text, needed by fit.start "copy": see
+    `start_copying`
     name         of the base, to be found by when the fitted model is loaded
 
     Raises InputError if the base's layers are of a kind that this cannot wrap.
@@ -88,8 +89,8 @@ def retrofit(
 
 
 def fit_sizes(base: "PreTrainedModel", pad_id: int, fit: FitConfig) -> RetroConfig:
-    """The RetroConfig of the fitted model: the base's sizes, and by default the paper's CCA layers, every third
-    from the sixth on, or from the ninth in bases of more than 15 layers.
+    """The RetroConfig of the fitted model: the base's sizes, and by default the paper's CCA layers, every
+    third from the sixth on, or from the ninth in bases of more than 15 layers.
 
     Raises ConfigError for layers that the base does not have.
     """
@@ -128,7 +129,8 @@ def fit_sizes(base: "PreTrainedModel", pad_id: int, fit: FitConfig) -> RetroConf
 
 @dataclass
 class _Pass:
-    """One forward pass of one owner (a fitted model, a borrowed encoder) through the modules it has hooked."""
+    """One forward pass of one owner (a fitted model, a borrowed encoder) through the modules it has
+    hooked."""
 
     owner: nn.Module
     add: Any  # (layer, stream (b, n, d)) -> what is added to it, or None
@@ -184,14 +186,15 @@ def _leave(owner: nn.Module, layer: nn.Module, args: tuple, output: Any) -> None
 
 
 def decoder_layers(base: "PreTrainedModel") -> list[nn.Module]:
-    """The layers of a causal language model, first to last: the longest list of modules in it that has as many
-    as its config says. Raises InputError if there is none."""
+    """The layers of a causal language model, first to last: the longest list of modules in it that has as
+    many as its config says. Raises InputError if there is none."""
     count = base.config.num_hidden_layers
     for module in base.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise InputError(
-        f"{type(base).__name__} has no list of {count} layers, so there is nothing to wrap. Choose a base of the "
+        f"{type(base).__name__} has no list of {count} layers, so there is nothing to wrap. Choose a "
+        f"base of the "
         "Llama, GPT-2, GPT-NeoX, OPT or Phi family."
     )
 
@@ -201,7 +204,8 @@ def _attention_of(layer: nn.Module) -> nn.Module:
         if isinstance(getattr(layer, name, None), nn.Module):
             return getattr(layer, name)
     raise InputError(
-        f"{type(layer).__name__} has none of {', '.join(_ATTENTIONS)}, so CCA has no place in it. Choose a base "
+        f"{type(layer).__name__} has none of {', '.join(_ATTENTIONS)}, so CCA has no place in it. "
+        f"Choose a base "
         "of the Llama, GPT-2, GPT-NeoX, OPT or Phi family."
     )
 
@@ -216,7 +220,8 @@ def _check_base(model: "FittedRetro") -> None:
     hidden = base.base_model(input_ids=ids, use_cache=False)[0]
     if not torch.equal(base.get_output_embeddings()(hidden), base(input_ids=ids, use_cache=False).logits):
         raise InputError(
-            f"{kind} changes its logits after its output layer, which cannot be wrapped. Choose a base of the "
+            f"{kind} changes its logits after its output layer, which cannot be wrapped. Choose a base "
+            f"of the "
             "Llama, GPT-2, GPT-NeoX, OPT or Phi family."
         )
     random = torch.Generator().manual_seed(0)
@@ -230,7 +235,8 @@ def _check_base(model: "FittedRetro") -> None:
         ends.append(run.outputs[index].float())
     if not torch.allclose((ends[1] - ends[0]) / _PUSH, push.float() / _PUSH, atol=0.1):
         raise InputError(
-            f"The layers of {kind} change what their attention computes before they add it, so CCA has no place "
+            f"The layers of {kind} change what their attention computes before they add it, so CCA has "
+            f"no place "
             "after it. Choose a base of the Llama, GPT-2, GPT-NeoX, OPT or Phi family."
         )
 
@@ -317,7 +323,6 @@ class FittedRetro(nn.Module):
     `retro_core.checkpoint.load_model`.
 
     lm      the base, with hooks that act during this model's own passes only
-    gates   one factor for what each CCA layer writes
     name    of the base; `fingerprint`, taken when it came in, says which weights it had
     """
 
@@ -332,7 +337,6 @@ class FittedRetro(nn.Module):
             self.encoder = NeighbourEncoder(config, base.get_input_embeddings())
         layers = map(str, config.dec_cca_layers)
         self.cca = nn.ModuleDict({i: _cross_attention(ChunkedCrossAttention, config) for i in layers})
-        self.gates = nn.ParameterDict({i: torch.ones(()) for i in self.cca})
         self.to(base.device, base.dtype)
         _hook(self, decoder_layers(base), config.dec_cca_layers)
 
@@ -351,11 +355,10 @@ class FittedRetro(nn.Module):
         cache: FittedCache | None = None,
         fresh_ids: Tensor | None = None,
     ) -> RetroOutput:
-        """See `Retro.forward`. Padding on the left moves no position: the first token that is none is at 0."""
+        """See `Retro.forward`. Padding on the left moves no position: the first token that is none has 0."""
         capture = capture or Capture()
-        past = 0 if cache is None else cache.length
+        past, n = 0 if cache is None else cache.length, input_ids.shape[-1]
         check_inputs(self.config, input_ids, neighbour_ids, input_mask, neighbour_mask, labels, encoded, past)
-        n = input_ids.shape[1]
         if cache is not None:
             _check_cached(cache, input_ids, labels, capture, fresh_ids)
         input_mask = (input_ids != self.config.pad_token_idx) if input_mask is None else input_mask.bool()
@@ -378,11 +381,9 @@ class FittedRetro(nn.Module):
                 reading.prepare(
                     stream, mask, neighbour_ids if reads else None, neighbour_mask, encoded, fresh_ids
                 )
-            key = str(index)
-            written, weights = reading.read(index, self.cca[key], stream, capture.attention)
+            written, weights = reading.read(index, self.cca[str(index)], stream, capture.attention)
             if written is None:
                 return None
-            written = self.gates[key] * written
             if weights is not None:
                 attention.append(weights)
             if capture.write_strength:
@@ -489,7 +490,8 @@ def check_fingerprint(base: "PreTrainedModel", name: str, expected: str, who: st
     found = base_fingerprint(base)
     if found != expected:
         raise CheckpointError(
-            f"{who} was fitted to the base {name!r} with weights {expected[:12]}…, but these have {found[:12]}…. "
+            f"{who} was fitted to the base {name!r} with weights {expected[:12]}…, but these have "
+            f"{found[:12]}…. "
             "New weights mean nothing on another base: give the one it was fitted to."
         )
 
@@ -507,7 +509,8 @@ def open_fitted(folder: Path, base: "PreTrainedModel | None" = None) -> FittedRe
         *facts
     }:
         raise CheckpointError(
-            f"{folder / CONFIG_FILE} lacks the base, fit or retro part of a fitted model. Copy the folder again."
+            f"{folder / CONFIG_FILE} lacks the base, fit or retro part of a fitted model. Copy the "
+            f"folder again."
         )
     if base is None:
         base = load_base(facts["name"]).model
@@ -535,12 +538,13 @@ def _cross_attention(kind: type, config: RetroConfig) -> Any:
 
 @torch.no_grad()
 def init_new_weights(model: FittedRetro, calibration: Tensor | None = None) -> None:
-    """Initial values of encoder and CCA, by `model.fit.start`; all of them write exactly 0 into the base.
+    """Initial values of encoder and CCA, by `model.fit.start`. The last projection of each CCA is 0, so all
+    of them write exactly 0 into the base; what they differ in is what there is to write once it is not.
 
-    zero   matrices N(0, 1/sqrt(fan in)), but 0 where they write; what is read has to be discovered
-    base   queries, keys, values and output of each CCA are those of the base's self-attention in that layer, as
-           if every key were at the query's own position; its gate is 0
-    copy   as zero, then `start_copying`, which needs `calibration`; the gates are 0
+    zero   matrices N(0, 1/sqrt(fan in)): what to read has to be discovered
+    base   queries, keys and values of each CCA are those of the base's self-attention in that layer, as if
+           every key were at the query's own position
+    copy   as zero, then `start_copying`, which needs `calibration`
     """
     mine = [model.cca, model.encoder.asking if model.fit.encoder == "base" else model.encoder]
     for part in mine:
@@ -553,8 +557,6 @@ def init_new_weights(model: FittedRetro, calibration: Tensor | None = None) -> N
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
     if model.fit.start == "zero":
         return
-    for gate in model.gates.values():
-        gate.zero_()
     if model.fit.start == "base":
         layers = decoder_layers(model.lm)
         for index, cca in model.cca.items():
@@ -571,10 +573,11 @@ def init_new_weights(model: FittedRetro, calibration: Tensor | None = None) -> N
 def _copy_attention(cca: ChunkedCrossAttention, layer: nn.Module, config: RetroConfig) -> None:
     """The projections of a layer's self-attention, behind the scale of the norm before it.
 
-    Rotary positions are left out: every key is read as one at the query's own position. So are biases, which our
-    projections do not have. A LayerNorm takes the mean away, which ours does not; the matrices do it instead.
+    Rotary positions are left out: every key is read as one at the query's own position. So are biases, which
+    our projections do not have. A LayerNorm takes the mean away, which ours does not; the matrices do it
+    instead.
     """
-    q, k, v, out = _projections(_attention_of(layer), config)
+    q, k, v = _projections(_attention_of(layer), config)
     norm = next((getattr(layer, name) for name in _NORMS_BEFORE_ATTENTION if hasattr(layer, name)), None)
     if norm is not None:
         q, k, v = (w * norm.weight for w in (q, k, v))
@@ -582,12 +585,11 @@ def _copy_attention(cca: ChunkedCrossAttention, layer: nn.Module, config: RetroC
             q, k, v = (w - w.mean(dim=1, keepdim=True) for w in (q, k, v))
     cca.q_proj.weight.copy_(q)
     cca.kv_proj.weight.copy_(torch.cat([k, v]))
-    cca.multi_head_attention.final_proj.weight.copy_(out)
 
 
-def _projections(attention: nn.Module, config: RetroConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries, keys, values (h*d_head, d) and output (d, h*d_head) of an attention module. Heads of keys and
-    values that several query heads share are repeated for each of them.
+def _projections(attention: nn.Module, config: RetroConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (h*d_head, d) of an attention module. Heads of keys and values that several
+    query heads share are repeated for each of them.
 
     Raises InputError for a module that keeps them in none of the known ways.
     """
@@ -601,7 +603,6 @@ def _projections(attention: nn.Module, config: RetroConfig) -> tuple[Tensor, Ten
         # GPT-2's Conv1D keeps its matrix the other way round.
         return found[0].weight.T if type(found[0]).__name__ == "Conv1D" else found[0].weight
 
-    out = first("o_proj", "out_proj", "c_proj", "dense")
     if (q := first("q_proj")) is not None:
         k, v = first("k_proj"), first("v_proj")
     elif (joint := first("c_attn", "qkv_proj")) is not None:
@@ -611,7 +612,7 @@ def _projections(attention: nn.Module, config: RetroConfig) -> tuple[Tensor, Ten
         q, k, v = rearrange(joint, "(h three d) e -> three (h d) e", three=3, h=heads)
     else:
         q = None
-    if q is None or k is None or v is None or out is None:
+    if q is None or k is None or v is None:
         raise InputError(
             f"Cannot start CCA from {type(attention).__name__}: where it keeps its projections is not known. "
             "Take another fit.start."
@@ -621,32 +622,30 @@ def _projections(attention: nn.Module, config: RetroConfig) -> tuple[Tensor, Ten
     k, v = (
         rearrange(w, "(h d) e -> h d e", d=size).repeat_interleave(times, 0).flatten(0, 1) for w in (k, v)
     )
-    return q, k, v, out
+    return q, k, v
 
 
 @torch.no_grad()
 def start_copying(model: FittedRetro, calibration: Tensor) -> None:
-    """Let half of the CCA heads begin as induction heads that read neighbours, as `retro_core.model.start_copying`
-    does for models from scratch: a key says which tokens stood before it, a query which tokens were last written,
-    a value which token stands there; the output raises the logit of that token. Training then refines this
-    instead of having to discover it.
+    """Let half of the CCA heads begin as induction heads that read neighbours, as
+    `retro_core.model.start_copying` does for models from scratch: a key says which tokens stood before it, a
+    query which tokens were last written, a value which token stands there. What to do with that token is
+    left to training, as the last projection is 0.
 
-    A base's embeddings are no random vectors, and its stream in the middle is no longer an embedding. So a token's
-    code, what keys and queries agree on, is its embedding in its directions of most variance, made white; and all
-    projections are ridge regressions from what they read, on `calibration`, ids (b, n) without padding, to these
-    codes. In the small encoder heads that look one and two tokens back write what they see into the directions
-    in which embeddings vary least.
+    A base's embeddings are no random vectors, and its stream in the middle is no longer an embedding. So a
+    token's code, what keys and queries agree on, is its embedding in its directions of most variance, made
+    white; and all projections are ridge regressions from what they read, on `calibration`, ids (b, n)
+    without padding, to these codes. In the small encoder heads that look one and two tokens back write what
+    they see into the directions in which embeddings vary least.
     """
     c = model.config
     size, width = c.dec_qkv_dim // c.dec_num_heads, c.enc_hidden_dim
     count = min(c.enc_num_heads, c.dec_num_heads, width // size) // 2
     count = max(1, count - count % 2)
     embeddings = model.lm.get_input_embeddings().weight.float()
-    outputs = model.lm.get_output_embeddings().weight[: len(embeddings)].float()
     codes, rest = _codes(embeddings, count * size)
-    once, twice = codes.split(
-        [(count + 1) // 2 * size, count // 2 * size], dim=1
-    )  # of the last token, the one before
+    # Half for the last token, half for the one before it.
+    once, twice = codes.split([(count + 1) // 2 * size, count // 2 * size], dim=1)
     if isinstance(model.encoder, NeighbourEncoder):
         _look_back(model.encoder, codes, rest, count, c)
 
@@ -658,33 +657,24 @@ def start_copying(model: FittedRetro, calibration: Tensor) -> None:
     texts = calibration[:, : calibration.shape[1] // length * length].reshape(1, -1, 1, length)
     if not texts.numel():
         raise InputError(
-            f"The calibration text has {calibration.shape[1]} tokens in a row, expected at least {length}, as many "
-            "as a neighbour. Give longer texts."
+            f"The calibration text has {calibration.shape[1]} tokens in a row, expected at least "
+            f"{length}, as "
+            "many as a neighbour. Give longer texts."
         )
-    chunk = torch.zeros(1, texts.shape[1], c.chunk_size, c.dec_hidden_dim).to(
-        model.gates[str(c.dec_cca_layers[0])]
-    )
+    chunk = torch.zeros(1, texts.shape[1], c.chunk_size, c.dec_hidden_dim).to(embeddings)
     states = model.encoder(texts, None, chunk, None)[-1].float()[0, :, 0]
     tokens = texts[0, :, 0]
 
-    def before(ids: Tensor, skip: int) -> Tensor:
-        """Codes (N, d) of the tokens `skip` and `skip + 1` places before those that have them."""
-        return torch.cat(
-            [once[ids[:, 2 - skip : ids.shape[1] - skip]], twice[ids[:, 1 - skip : -1 - skip]]], dim=-1
-        )
-
+    one_back, two_back, here = tokens[:, 1:-1], tokens[:, :-2], tokens[:, 2:]
     # The parts of one head: its share of the codes of both tokens.
     shares = [once.shape[1] // count, twice.shape[1] // count]
     for index, cca in model.cca.items():
         stream = streams[int(index)]
         read, asked = cca.kv_ln(states)[:, 2:], cca.ln(stream)[:, 1:]
-        keys = _ridge(read.flatten(0, 1), before(tokens, 1).flatten(0, 1))
-        values = _ridge(read.flatten(0, 1), codes[tokens[:, 2:]].flatten(0, 1))
+        keys = _ridge(read.flatten(0, 1), torch.cat([once[one_back], twice[two_back]], dim=-1).flatten(0, 1))
+        values = _ridge(read.flatten(0, 1), codes[here].flatten(0, 1))
         now = torch.cat([once[calibration[:, 1:]], twice[calibration[:, :-1]]], dim=-1)
         queries = _ridge(asked.flatten(0, 1), now.flatten(0, 1))
-        written = _ridge(codes, outputs - outputs.mean(dim=0))
-        # At a gate of 1 they would write as much as the stream holds; the median, as first tokens hold far more.
-        scale = stream.norm(dim=-1).median() / (codes @ written).norm(dim=-1).median()
         for head in range(count):
             rows = slice(head * size, (head + 1) * size)
             a = torch.arange(shares[0] * head, shares[0] * (head + 1))
@@ -693,15 +683,13 @@ def start_copying(model: FittedRetro, calibration: Tensor) -> None:
             cca.q_proj.weight[rows] = _SHARPNESS * queries[:, mine].T.to(cca.q_proj.weight)
             cca.kv_proj.weight[: c.dec_qkv_dim][rows] = keys[:, mine].T.to(cca.kv_proj.weight)
             cca.kv_proj.weight[c.dec_qkv_dim :][rows] = values[:, rows].T.to(cca.kv_proj.weight)
-            out = cca.multi_head_attention.final_proj.weight
-            out[:, rows] = (scale * written[rows].T).to(out)
 
 
 _SHARPNESS = 1.5  # of the match: at 64 dimensions a token that agrees weighs e^12 times one that does not
 
 
 def _codes(embeddings: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """embeddings (v, d) -> codes (v, count) of unit variance, and the directions they leave (d, d - count)."""
+    """embeddings (v, d) -> codes (v, count) of unit variance; the directions they leave (d, d - count)."""
     centred = embeddings - embeddings.mean(dim=0)
     variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
     mixed = torch.linalg.qr(torch.randn(count, count)).Q.to(embeddings)  # heads shall get equal shares
