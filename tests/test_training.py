@@ -247,9 +247,8 @@ def test_numbers_that_are_none_stop_the_run_and_keep_what_was_saved(material, mo
     def poisoned(self, *arguments, **options):
         out = forward(self, *arguments, **options)
         if out.loss is not None and self.training:
-            out.loss = (
-                out.loss * float("nan") if where == "loss" else out.loss + (0 * out.logits).sum().sqrt()
-            )
+            weight = self.base.dec_embs.weight
+            out.loss = out.loss * float("nan") if where == "loss" else out.loss + (0 * weight).sum().sqrt()
         return out
 
     monkeypatch.setattr(Retro, "forward", poisoned)
