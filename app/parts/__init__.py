@@ -38,7 +38,7 @@ class ChunkPreview(gr.HTML):
 class Facts(gr.HTML):
     """What is known of one thing: {"title", "facts": [[name, text]], "notes": [text], "commands": [text]}."""
 
-    def __init__(self, value: dict[str, Any], **kwargs: Any):
+    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):
         super().__init__(
             value=value,
             html_template='<div class="facts" aria-live="polite"></div>',
