@@ -1,4 +1,6 @@
-"""Which start of a RETRO-fit learns fastest on few tokens: held-out loss On minus Off after so many tokens.
+"""Which start of a RETRO-fit learns fastest on few tokens: held-out loss with neighbours, minus that without
+and minus that with random ones. The second difference is what was learned about reading; the first also
+counts what was learned about the kind of text, for which any neighbours do.
 
     python -m benchmarks.retrofit_init TRAIN_SPEC HELD_OUT_SPEC [--base smollm2-135m] [--steps 30] [--json]
 
@@ -94,24 +96,28 @@ def measure(
         tokens += int((batch.labels != -100).sum())
     trained = time.perf_counter() - since
     model.eval()
-    gain, count = 0.0, 0
+    on, random, count = 0.0, 0.0, 0
     with torch.inference_mode():
-        for number, window in enumerate(windows):
-            batch = held.collate([window])
+        batches_held = [held.collate([window]) for window in windows]
+        for number, batch in enumerate(batches_held):
             if number not in off:
                 off[number] = summed(model, batch, None)
-            gain += summed(model, batch, batch.neighbour_ids) - off[number]
+            on += summed(model, batch, batch.neighbour_ids)
+            random += summed(model, batch, batches_held[number - 1].neighbour_ids)
             count += int((batch.labels != -100).sum())
+    minus_off, minus_random = (on - sum(off.values())) / count, (on - random) / count
     print(
         f"{encoder} encoder, {layers} layers, start {start}: {tokens:,} tokens, "
-        f"on minus off {gain / count:+.4f} on {count:,} held-out tokens; {made:.0f} s to make, "
+        f"on minus off {minus_off:+.4f}, on minus random {minus_random:+.4f} "
+        f"on {count:,} held-out tokens; {made:.0f} s to make, "
         f"{trained - made:.0f} s to train",
         flush=True,
     )
     new = sum(p.numel() for p in model.new_parameters().values())
     return {
         "encoder": encoder, "layers": int(layers), "start": start, "tokens": tokens,
-        "on_minus_off": gain / count, "held_out_tokens": count, "new_parameters": new,
+        "on_minus_off": minus_off, "on_minus_random": minus_random, "held_out_tokens": count,
+        "new_parameters": new,
     }  # fmt: skip
 
 

@@ -1,22 +1,28 @@
 """RETRO-fitting: the base stays what it is, what is added obeys the paper, and only that is saved."""
 
+import dataclasses
 import json
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from indexing.errors import CheckpointError, InputError
+from indexing import paths
+from indexing.chunks import ChunkStore
+from indexing.errors import CheckpointError, ConfigError, InputError
 from indexing.tokenizer import Tokenizer
 from retro_core.bases import load_base
 from retro_core.checkpoint import load_model, save_model
-from retro_core.config import FitConfig, GenerationConfig
+from retro_core.cli import main
+from retro_core.config import FitConfig, GenerationConfig, TrainConfig
 from retro_core.generation import Finished, generate
 from retro_core.model import Capture, ChunkedCrossAttention
 from retro_core.retrofit import FittedRetro, base_fingerprint, decoder_layers, fit_sizes, retrofit
+from retro_core.training import CHECKPOINT_FILE, Saved, load_run, train
 
 M, R, K, V, LAYERS = 4, 8, 3, 61, 4
 FAMILIES = ["llama", "gpt2", "neox", "neox-sequential", "opt", "qwen2", "phi"]
@@ -203,12 +209,19 @@ def test_a_borrowed_encoder_reads_both_ways_and_no_padding():
     assert torch.allclose(*same, atol=1e-6)
 
 
-@pytest.mark.parametrize("encoder", ["small", "base"])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "neox", "opt"])
-def test_cached_logits_are_the_uncached(family, encoder):
+@pytest.mark.parametrize(
+    ("family", "encoder", "lengths"),
+    [
+        ("llama", "small", range(1, 5 * M + 4)),
+        ("gpt2", "base", (M - 1, M, 2 * M + 1, 5 * M + 3)),
+        ("neox", "small", (M - 1, M, 2 * M + 1, 5 * M + 3)),
+        ("opt", "small", (M, 5 * M + 3)),
+    ],
+)
+def test_cached_logits_are_the_uncached(family, encoder, lengths):
     model = learned(family, encoder)
     with torch.inference_mode():
-        for n in range(1, 5 * M + 4):
+        for n in lengths:
             ids, read = given(n)
             whole = model(ids, read).logits
             past, out = model.new_cache(), []
@@ -416,3 +429,71 @@ def test_it_writes(base_folder, tokenizer):
     best = model(tokens, read).logits[0]
     best[:, [tokenizer.pad_id, tokenizer.end_id]] = -torch.inf
     assert best[-10:-1].argmax(-1).tolist() == tokens[0, -9:].tolist()
+
+
+# Runs
+
+
+@pytest.fixture
+def data_spec(tokenizer, tmp_path) -> Path:
+    """Six documents of random tokens, two chunks of 64 each; each chunk's neighbours are two others."""
+    chance = np.random.default_rng(0)
+    documents = [(chance.integers(2, tokenizer.vocab_size, 128), np.arange(128)) for _ in range(6)]
+    store = ChunkStore.from_tokens(documents, tokenizer, 64)
+    store.save(tmp_path)
+    np.save(tmp_path / "n.npy", np.stack([np.arange(12) ^ 1, chance.permutation(12)], axis=1))
+    shard = {"chunks": "chunks.npy", "chunk2seq": "chunk2seq.npy", "seq2chunk": "seq2chunk.npy"}
+    (tmp_path / "i.json").write_text(json.dumps([shard]))
+    asking = {"shards": [{**shard, "neighbours": "n.npy"}], "neighbours": {"index_spec": "i.json"}}
+    (tmp_path / "data.spec.json").write_text(json.dumps(asking))
+    return tmp_path / "data.spec.json"
+
+
+def checkpoint(run: str) -> dict:
+    return torch.load(paths.runs_dir() / run / CHECKPOINT_FILE, weights_only=True)
+
+
+def test_a_run_goes_on_to_the_bit_and_becomes_a_model(base_folder, data_spec, tokenizer, capsys):
+    settings = TrainConfig(
+        data_spec=str(data_spec), base=str(base_folder), start="copy", run="whole", steps=4, batch_size=2,
+        max_len=128, warmup=1, save_every=2, threads=1,
+    )  # fmt: skip
+    list(train(settings))
+    halves = dataclasses.replace(settings, run="halves")
+    events = train(halves)
+    while not isinstance(next(events), Saved):
+        pass
+    events.close()
+    assert checkpoint("halves")["step"] == 2
+    list(train(halves))
+    whole, resumed = checkpoint("whole"), checkpoint("halves")
+    assert {*whole["model"]} == {*resumed["model"]} and not any(
+        key.startswith("lm.") for key in whole["model"]
+    )
+    assert all(torch.equal(tensor, resumed["model"][key]) for key, tensor in whole["model"].items())
+
+    assert main(["export", "whole", "fitted"]) == 0
+    model, ids = load_model("fitted").model, torch.arange(1, 101)[None]
+    assert torch.equal(model(ids).logits, load_base(base_folder).model(ids).logits)
+    assert model.cca["3"].multi_head_attention.final_proj.weight.abs().max() > 0, "it has learned"
+    assert main(["evaluate", "--model", "fitted", f"held={data_spec}", "--max-len", "128", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.partition("\n")[2])["probes"]["held"]
+    assert found["tokens"] == 6 * 127 and found["on"] != found["off"]
+
+
+def test_a_run_refuses_another_base(base_folder, data_spec, tokenizer):
+    settings = TrainConfig(
+        data_spec=str(data_spec),
+        base=str(base_folder),
+        start="zero",
+        run="one",
+        steps=1,
+        max_len=128,
+        threads=1,
+    )
+    list(train(settings))
+    sized(tokenizer, seed=1).save_pretrained(base_folder)
+    with pytest.raises(ConfigError, match="was started with base = "):
+        next(train(settings))
+    with pytest.raises(CheckpointError, match="give the one it was fitted to"):
+        load_run("one")
