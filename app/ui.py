@@ -58,16 +58,20 @@ def use_in_explore(name: str | None) -> tuple[Any, Any]:
 def refresh(model: str, read: str | None, chosen: str | None, base: str | None) -> tuple[Any, ...]:
     """On every page view: what was made or fetched since the start. The model is made ready meanwhile."""
     services.warm_up()
-    names, models, bases = _names(), more_models.model_choices(), more_models.base_choices()
-    model = model if model in [name for _, name in models] else paths.DEMO_MODEL
-    read, chosen = (name if name in names else services.default_datastore() for name in (read, chosen))
-    return (
-        status(model, read),
-        gr.Dropdown(choices=models, value=model),
-        gr.Dropdown(choices=names, value=read),
-        gr.Dropdown(choices=names, value=chosen),
-        gr.Radio(choices=bases, value=base if base in [name for _, name in bases] else None),
-    )
+    names = [(name, name) for name in _names()]
+    default = services.default_datastore()
+    models = _choices(more_models.model_choices(), model, paths.DEMO_MODEL)
+    stores = _choices(names, read, default)
+    bases = _choices(more_models.base_choices(), base, None)
+    now = status(models.get("value", model), stores.get("value", read))
+    return now, models, stores, _choices(names, chosen, default), bases
+
+
+def _choices(choices: list[tuple[str, str]], value: str | None, default: str | None) -> dict[str, Any]:
+    """An update. What is chosen is not sent back unless it is gone: it may have changed in the meantime."""
+    if value in [name for _, name in choices]:
+        return gr.update(choices=choices)
+    return gr.update(choices=choices, value=default)
 
 
 @shows_errors
@@ -84,6 +88,8 @@ def status(model: str, datastore: str | None) -> str:
         return f"model {model} (not loaded yet){chunks}"
     loaded = services.model(model)
     millions = loaded.model.num_parameters() / 1e6
+    if info and services.is_read_as_text(info.name, model):
+        chunks += ", texts retokenised"
     return f"model {loaded.name}, {millions:,.1f} M parameters{chunks} · CPU"
 
 

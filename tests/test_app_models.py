@@ -58,7 +58,8 @@ def test_a_fitted_model_reads_a_datastore_of_other_tokens_in_its_own(fitted):
     assert found in TEXT * 40 and services.datastore("rivers").text(neighbour["chunk_id"]).startswith(found)
     assert neighbour["title"] and neighbour["influence"]["own"] != 0
     status, timer = ui.show_status("tiny-fit", "rivers")
-    assert status.startswith("model tiny-fit, 0.") and timer.active is False
+    assert status.startswith("model tiny-fit, 0.") and "texts retokenised" in status
+    assert timer.active is False
 
 
 def test_a_prompt_is_measured_in_the_tokens_of_the_chosen_model(fitted):
@@ -250,3 +251,15 @@ def test_the_commands_that_are_shown_for_a_base_parse(tmp_path):
         python, _, module, *arguments = command.split()
         assert python == "python"
         {"indexing": indexing_cli, "retro_core": cli}[module]._parser().parse_args(arguments)
+
+
+def test_a_page_view_lists_what_is_new_and_keeps_what_is_chosen(fitted, monkeypatch):
+    monkeypatch.setenv("RETRO_WARM_AFTER", "-1")
+    status, models, read, _, bases = ui.refresh("tiny-fit", "rivers", "gone", "gone")
+    assert status.startswith("model tiny-fit (not loaded yet) · rivers")
+    assert ("tiny-fit · on tiny-base", "tiny-fit") in models["choices"] and "value" not in models
+    assert ("rivers", "rivers") in read["choices"] and "value" not in read
+    assert ("tiny-base · here", "tiny-base") in bases["choices"] and bases["value"] is None
+    shutil.rmtree(paths.models_dir() / "tiny-fit")
+    status, models, *_ = ui.refresh("tiny-fit", "rivers", None, None)
+    assert models["value"] == "demo" and status.startswith("model demo")

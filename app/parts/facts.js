@@ -9,7 +9,8 @@ function make(tag, className, ...children) {
 }
 
 function command(text) {
-  const words = make("code", "", text);
+  // A line may end before an option, not inside one.
+  const words = make("code", "", ...text.split(/(?<= )(?=--)/).map((part) => make("span", "", part)));
   const copy = make("button", "", "Copy");
   copy.type = "button";
   copy.setAttribute("aria-label", "Copy: " + text);

@@ -147,7 +147,7 @@ def _settings() -> list[gr.components.Component]:
             seed = gr.Number(**_named("seed", "Seed"), precision=0)
             stop_strings = gr.Textbox(
                 **{**_named("stop", "Stop at"), "value": ""},
-                placeholder="one text a line; \\n is a line break",
+                placeholder="one a line; \\n = line break",
                 lines=1,
                 max_lines=4,
             )

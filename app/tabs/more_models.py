@@ -126,12 +126,12 @@ def describe(info: BaseInfo | None) -> dict[str, Any]:
 
 def fitting_commands(info: BaseInfo) -> list[str]:
     """From a file of training texts to a fitted model, in the base's own tokens."""
-    texts = _shown(paths.datastores_dir() / "train-texts")
+    texts = _shown(paths.datastores_dir() / "fit-texts")
     return [
-        f"python -m indexing build train-texts train.jsonl --tokenizer {_shown(info.folder)}",
-        f"python -m indexing neighbours --query {texts} --index {texts} --out train-set",
-        f"python -m retro_core train --base {info.name} --data-spec train-set/data.spec.json --run my-fit",
-        "python -m retro_core export my-fit my-fit --half",
+        f"python -m indexing build fit-texts train.jsonl --tokenizer {_shown(info.folder)}",
+        f"python -m indexing neighbours --query {texts} --index {texts} --out fit-set",
+        f"python -m retro_core train --base {info.name} --data-spec fit-set/data.spec.json --run my-fit",
+        "python -m retro_core export my-fit my-model --half",
     ]
 
 

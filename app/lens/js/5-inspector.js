@@ -66,7 +66,7 @@ function attended(i, token) {
   }
   const single = chunk.neighbours.filter((neighbour) => neighbour.influence && row < neighbour.influence.tokens.length);
   if (single.length) {
-    const note = make("span", "lens-write", make("span", "lens-label", "influence"));
+    const note = make("span", "", make("span", "lens-label", "influence"));
     for (const { rank, influence } of single) {
       const value = influence.tokens[row];
       note.append(" #" + rank + " ", make("b", value > 0.1 ? "lens-helped" : value < -0.1 ? "lens-hurt" : "", difference(value)));
@@ -76,8 +76,8 @@ function attended(i, token) {
   }
   if (token.write && token.write.length) {
     const layers = view.trace.model.cca_layers;
-    const strengths = token.write.map((value, n) => "layer " + layers[n] + " " + value.toFixed(2));
-    const note = make("span", "lens-write", "write strength " + strengths.join(" · "));
+    const strengths = token.write.map((value, n) => "layer\u00a0" + layers[n] + "\u00a0" + value.toFixed(2));
+    const note = make("span", "", "write strength " + strengths.join(" · "));
     note.title = "Length of what cross-attention adds, relative to the state it is added to, in each layer that has it.";
     line.append(note);
   }
