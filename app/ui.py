@@ -69,7 +69,7 @@ def refresh(model: str, read: str | None, chosen: str | None, base: str | None) 
 
 def _choices(choices: list[tuple[str, str]], value: str | None, default: str | None) -> dict[str, Any]:
     """An update. What is chosen is not sent back unless it is gone: it may have changed in the meantime."""
-    if value in [name for _, name in choices]:
+    if value in [default, *(name for _, name in choices)]:
         return gr.update(choices=choices)
     return gr.update(choices=choices, value=default)
 

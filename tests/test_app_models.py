@@ -261,5 +261,5 @@ def test_a_page_view_lists_what_is_new_and_keeps_what_is_chosen(fitted, monkeypa
     assert ("rivers", "rivers") in read["choices"] and "value" not in read
     assert ("tiny-base · here", "tiny-base") in bases["choices"] and bases["value"] is None
     shutil.rmtree(paths.models_dir() / "tiny-fit")
-    status, models, *_ = ui.refresh("tiny-fit", "rivers", None, None)
-    assert models["value"] == "demo" and status.startswith("model demo")
+    status, models, _, _, none_chosen = ui.refresh("tiny-fit", "rivers", None, None)
+    assert "value" not in none_chosen and models["value"] == "demo" and status.startswith("model demo")

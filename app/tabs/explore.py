@@ -146,7 +146,7 @@ def _settings() -> list[gr.components.Component]:
             repetition_penalty = _slider("repetition_penalty", "Repetition", 0.05)
             seed = gr.Number(**_named("seed", "Seed"), precision=0)
             stop_strings = gr.Textbox(
-                **{**_named("stop", "Stop at"), "value": ""},
+                **{**_named("stop", "Stop at"), "value": "", "elem_id": "stop_strings"},
                 placeholder="one a line; \\n = line break",
                 lines=1,
                 max_lines=4,
