@@ -38,14 +38,8 @@ def build_demo() -> gr.Blocks:
         choices = [*read, library.chosen, explorer.base]
         demo.load(refresh, inputs=choices, outputs=[pill, *choices], **quiet)
         tick = gr.Timer(3)
-        gr.on(
-            [tick.tick, *(choice.change for choice in read)],
-            show_status,
-            inputs=read,
-            outputs=[pill, tick],
-            concurrency_limit=None,
-            **quiet,
-        )
+        for event in (tick.tick, explorer.chose.then):
+            event(show_status, inputs=read, outputs=[pill, tick], concurrency_limit=None, **quiet)
     demo.queue(max_size=32, default_concurrency_limit=4, api_open=False)
     return demo
 

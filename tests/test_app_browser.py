@@ -377,6 +377,7 @@ def test_a_pasted_corpus_is_indexed_found_and_used(open_page):
     page.locator("#results [role=gridcell]").filter(has_text="Ada Brisket", visible=True).first.wait_for()
     page.locator("#use").click()
     page.wait_for_function("document.querySelector('#datastore input').value === 'inns'")
+    page.wait_for_function("document.querySelector('#pill').textContent.includes('inns')")
     assert page.get_by_role("tab", name="Explore").get_attribute("aria-selected") == "true"
     page.reload()
     page.wait_for_selector(".lens-token")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from app import services, settings, text, work
 from app.errors import shows_errors
@@ -41,6 +42,7 @@ class Explore:
     model: gr.Dropdown
     datastore: gr.Dropdown
     base: gr.Radio
+    chose: Dependency  # the event of another model or datastore
 
 
 def build() -> Explore:
@@ -116,7 +118,7 @@ def build() -> Explore:
         waiting="Waiting for the model…",
     )
     stop_button.click(stop, outputs=progress, queue=False, **quiet)
-    gr.on(
+    chose = gr.on(
         [model.change, datastore.change],
         choose,
         inputs=[model, datastore],
@@ -129,7 +131,7 @@ def build() -> Explore:
     save_button.click(save_trace, inputs=shown, outputs=saved, **quiet).success(
         None, inputs=saved, js=_SAVE_JS, api_visibility="private"
     )
-    return Explore(model, datastore, base)
+    return Explore(model, datastore, base, chose)
 
 
 def _settings() -> list[gr.components.Component]:
