@@ -686,7 +686,7 @@ def start_copying(model: FittedRetro, calibration: Tensor) -> None:
 
 
 # Ridge regressions shrink what they estimate, so scores would be flat. On SmolLM2 half of the weight then
-# lies behind the current token where it occurs in a neighbour at all; at 1.5 it is a fifth, at 12 hardly more.
+# lies behind the current token where it occurs in a neighbour at all; at 1.5 a fifth, at 12 hardly more.
 _SHARPNESS = 6.0
 
 
