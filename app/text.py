@@ -28,7 +28,7 @@ NO_FETCHING = (
     "Models are not fetched on this server. Its owner allows it with RETRO_ALLOW_FETCH=1; on your own "
     "computer the page fetches them."
 )
-TO_FIT = "Nothing is fitted to it yet. With training texts of your own, for example train.jsonl:"
+TO_FIT = "Nothing is fitted to it yet. With texts of your own in train.jsonl (docs/retrofit.md says more):"
 
 # (label of the chip, prompt). In the manner of the texts that the bundled model was trained on, but about
 # countries it was not trained on: what it gets right it has read. The last is about nothing in the datastore.
