@@ -192,6 +192,7 @@ def tiny_model(monkeypatch):
     model = LoadedModel(Retro(config).eval(), config, tokenizer, "tiny", "0" * 64, Path("."), None)
     changed = services._time_of(services._model_config(paths.DEMO_MODEL))
     monkeypatch.setitem(services._models, paths.DEMO_MODEL, (changed, model))
+    monkeypatch.setattr(settings, "SECONDS_BETWEEN_DRAWINGS", 0)  # all are drawn, however quick
     list(corpus.index(TEXT * 40, None, "rivers", False))
 
 
