@@ -44,10 +44,17 @@ _RECORDED = "recorded-"  # how the ids of recorded traces begin
 
 
 def models() -> list[ModelInfo]:
-    """The bundled model, others that stand alone, fitted ones, and last those whose base is not here."""
+    """The bundled model, others that stand alone, fitted ones, bases without a fit, and last those whose base is
+    not here."""
     return sorted(
         list_models(),
-        key=lambda info: (info.name != paths.DEMO_MODEL, info.state != "here", bool(info.base), info.name),
+        key=lambda info: (
+            info.name != paths.DEMO_MODEL,
+            info.state != "here",
+            bool(info.base),
+            not info.fitted,
+            info.name,
+        ),
     )
 
 
@@ -90,11 +97,17 @@ def model(name: str = paths.DEMO_MODEL) -> "LoadedModel":
 
 def tokenizer(name: str = paths.DEMO_MODEL) -> Tokenizer:
     """The model's tokenizer, without the model."""
-    return _models[name][1].tokenizer if model_is_loaded(name) else Tokenizer.load(paths.model_dir(name))
+    return _models[name][1].tokenizer if model_is_loaded(name) else Tokenizer.load(_model_folder(name))
 
 
 def _model_config(name: str) -> Path:
-    return paths.model_dir(name) / CONFIG_FILE
+    return _model_folder(name) / CONFIG_FILE
+
+
+def _model_folder(name: str) -> Path:
+    """A fetched base without a fit is a model too."""
+    folder = paths.model_dir(name)
+    return folder if folder.is_dir() else base_folder(name)
 
 
 def bases() -> list[BaseInfo]:
@@ -103,7 +116,9 @@ def bases() -> list[BaseInfo]:
 
 def fitted_to(base: BaseInfo) -> list[ModelInfo]:
     """The models that were fitted to this base."""
-    return [info for info in list_models() if info.base and base_folder(info.base) == base.folder]
+    return [
+        info for info in list_models() if info.base and info.fitted and base_folder(info.base) == base.folder
+    ]
 
 
 def embedder_is_loaded() -> bool:

@@ -28,6 +28,10 @@ NO_FETCHING = (
     "Models are not fetched on this server. Its owner allows it with RETRO_ALLOW_FETCH=1; on your own "
     "computer the page fetches them."
 )
+NOT_FITTED = (
+    "{model} is not RETRO-fitted yet: it writes as it always did, and the neighbours that are looked up change "
+    "nothing. More models shows how to fit it."
+)
 TO_FIT = "Nothing is fitted to it yet. With texts of your own in train.jsonl (docs/retrofit.md says more):"
 
 # (label of the chip, prompt). In the manner of the texts that the bundled model was trained on, but about

@@ -93,8 +93,9 @@ class BaseInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model folder as the lists show it. base is the name of the base it was fitted to, "" for a model that
-    stands alone; state is "here", or "needs base" while that base was not fetched."""
+    """A model as the lists show it. base is the name of the base it was fitted to, "" for a model that stands
+    alone; state is "here", or "needs base" while that base was not fetched; fitted is False for a base
+    itself, which opens as a fit that has learned nothing yet."""
 
     name: str
     folder: Path
@@ -102,6 +103,7 @@ class ModelInfo:
     disk: int
     base: str
     state: Literal["here", "needs base"]
+    fitted: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def list_bases() -> list[BaseInfo]:
 
 
 def list_models() -> list[ModelInfo]:
-    """Every model that can be opened by name, the user's and the bundled ones, by name."""
+    """Every model that can be opened by name: the user's, the bundled ones and fetched bases, by name."""
     found: dict[str, ModelInfo] = {}
     for root in (paths.models_dir(), paths.ASSETS / "models"):
         for config in sorted(root.glob(f"[!.]*/{CONFIG_FILE}")):
@@ -176,6 +178,10 @@ def list_models() -> list[ModelInfo]:
                     "here" if here else "needs base",
                 ),
             )  # fmt: skip
+    for base in list_bases():
+        if base.state == "here":
+            info = ModelInfo(base.name, base.folder, False, base.disk, base.name, "here", fitted=False)
+            found.setdefault(base.name, info)
     return sorted(found.values(), key=lambda info: info.name)
 
 

@@ -32,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 from indexing import files, paths
 from indexing.errors import CheckpointError, InputError
 from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
-from retro_core.config import MODEL_TYPE, RetroConfig, read_object
+from retro_core.config import MODEL_TYPE, FitConfig, RetroConfig, read_object
 from retro_core.model import Retro
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def load_model(
     base: "PreTrainedModel | None" = None,
 ) -> LoadedModel:
     """Open a model folder, ours or one that Hugging Face's `save_pretrained` wrote; see `model_folder` for
-    names and paths.
+    names and paths. A fetched base opens by its name too, as a fit that has learned nothing: it reads
+    neighbours, and what it reads changes nothing.
 
     dtype  what to compute in: None is float32; torch.bfloat16 or float16 need half of the memory, and are
            slow on a processor without instructions for them
@@ -135,6 +136,8 @@ def load_model(
         names = ", ".join(map(str, _COMPUTABLE))
         raise InputError(f"A model computes in {names}, got {dtype}. Choose one of them.")
     _check_device(device)
+    if _is_base_only(name_or_path):
+        return _unfitted(str(name_or_path), device, dtype)
     folder = model_folder(name_or_path)
     for name in (CONFIG_FILE, TOKENIZER_FILE):
         if not (folder / name).is_file():
@@ -412,6 +415,35 @@ def _description(model: nn.Module) -> dict[str, Any]:
     if hasattr(model, "description"):  # a RETRO-fitted one
         return model.description()
     return {"model_type": MODEL_TYPE, **model.config.to_dict()}
+
+
+def _is_base_only(name: Path | str) -> bool:
+    """The name of a fetched base that is not a model's too."""
+    if isinstance(name, Path) or os.sep in name or "/" in name or paths.model_dir(name).is_dir():
+        return False
+    from retro_core.bases import base_folder
+
+    return (base_folder(name) / CONFIG_FILE).is_file()
+
+
+def _unfitted(name: str, device: str | torch.device, dtype: torch.dtype | None) -> LoadedModel:
+    from retro_core.bases import load_base  # these two know models of others
+    from retro_core.retrofit import retrofit
+
+    base = load_base(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what is not trained shall at least be the same each time
+        model = retrofit(base.model, base.tokenizer.pad_id, FitConfig(start="zero"), name=name)
+    card = base.folder / CARD_FILE
+    return LoadedModel(
+        model=model.to(device, dtype).eval(),
+        config=model.config,
+        tokenizer=base.tokenizer,
+        name=name,
+        fingerprint=fingerprint(model),
+        folder=base.folder,
+        card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
+    )
 
 
 def _is_fitted(folder: Path) -> bool:

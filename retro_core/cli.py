@@ -439,6 +439,7 @@ def _models(arguments: argparse.Namespace) -> None:
         return
     for model in found["models"]:
         kind = f"RETRO-fit of {model.base}" if model.base else "RETRO"
+        kind = kind if model.fitted else "a base: neighbours change nothing until it is fitted"
         state = model.state if model.state == "here" else f"needs its base: fetch {model.base}"
         print(f"model  {model.name:<20} {_bytes(model.disk):>8}  {kind}; {state}")
     for base in found["bases"]:

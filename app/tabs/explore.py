@@ -183,8 +183,8 @@ def choose(model_name: str, datastore_name: str | None) -> tuple[Any, Any, Any, 
     info = next((info for info in services.models() if info.name == model_name), None)
     int8 = gr.Checkbox(interactive=True) if info and not info.base else gr.Checkbox(False, interactive=False)
     if info and info.state == "here":
-        told = ""
-        if datastore_name and services.is_read_as_text(datastore_name, model_name):
+        told = "" if info.fitted else text.NOT_FITTED.format(model=model_name)
+        if info.fitted and datastore_name and services.is_read_as_text(datastore_name, model_name):
             told = text.READ_AS_TEXT.format(datastore=datastore_name, model=model_name)
         return told, int8, gr.skip(), gr.skip()
     try:

@@ -64,6 +64,8 @@ def model_choices() -> list[tuple[str, str]]:
 def _model_label(info: Any) -> str:
     if info.state != "here":
         return f"{info.name} · needs {info.base}"
+    if not info.fitted:
+        return f"{info.name} · not fitted yet"
     return f"{info.name} · on {info.base}" if info.base else info.name
 
 
@@ -171,10 +173,9 @@ def fetch_base(
 
 
 def _fetched(info: BaseInfo) -> tuple[Any, Any, Any, Any, Any]:
-    fitted = services.fitted_to(info)
-    model = gr.Dropdown(choices=model_choices(), value=fitted[0].name) if fitted else gr.skip()
-    chosen = f" {fitted[0].name} is chosen above, beside Run." if fitted else ""
-    progress = {"text": f"{info.name} is here.{chosen}", "tone": "good"}
+    chosen = next((model.name for model in services.fitted_to(info)), info.name)
+    model = gr.Dropdown(choices=model_choices(), value=chosen)
+    progress = {"text": f"{info.name} is here. {chosen} is chosen above, beside Run.", "tone": "good"}
     return progress, describe(info), gr.Row(visible=False), gr.Radio(choices=base_choices()), model
 
 
