@@ -44,8 +44,8 @@ _RECORDED = "recorded-"  # how the ids of recorded traces begin
 
 
 def models() -> list[ModelInfo]:
-    """The bundled model, others that stand alone, fitted ones, bases without a fit, and last those whose base is
-    not here."""
+    """The bundled model, others that stand alone, fitted ones, bases without a fit, and last the fitted ones
+    whose base is not here."""
     return sorted(
         list_models(),
         key=lambda info: (

@@ -29,8 +29,8 @@ NO_FETCHING = (
     "computer the page fetches them."
 )
 NOT_FITTED = (
-    "{model} is not RETRO-fitted yet: it writes as it always did, and the neighbours that are looked up change "
-    "nothing. More models shows how to fit it."
+    "{model} is not RETRO-fitted yet: it writes as it always did, and the neighbours that are looked up "
+    "change nothing. More models shows how to fit it."
 )
 TO_FIT = "Nothing is fitted to it yet. With texts of your own in train.jsonl (docs/retrofit.md says more):"
 

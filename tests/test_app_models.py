@@ -39,7 +39,8 @@ def test_models_are_listed_demo_first_and_say_what_they_need(fitted):
     own.mkdir()
     (own / "config.json").write_text("{}")
     fit = ("tiny-fit · on tiny-base", "tiny-fit")
-    assert more_models.model_choices() == [("demo", "demo"), ("a-model", "a-model"), fit]
+    base = ("tiny-base · not fitted yet", "tiny-base")
+    assert more_models.model_choices() == [("demo", "demo"), ("a-model", "a-model"), fit, base]
     lose_the_base()
     assert more_models.model_choices()[-1] == ("tiny-fit · needs tiny-base", "tiny-fit")
 
@@ -60,6 +61,15 @@ def test_a_fitted_model_reads_a_datastore_of_other_tokens_in_its_own(fitted):
     status, timer = ui.show_status("tiny-fit", "rivers")
     assert status.startswith("model tiny-fit, 0.") and "texts retokenised" in status
     assert timer.active is False
+
+
+def test_a_base_without_a_fit_writes_and_reads_what_changes_nothing(fitted):
+    told, *_ = explore.choose("tiny-base", "rivers")
+    assert told.startswith("tiny-base is not RETRO-fitted yet: it writes as it always did")
+    *_, (view, _, _) = run("Mount Etna is", True, "rivers", model="tiny-base", max_new_tokens=70)
+    assert view["model"]["name"] == "tiny-base" and view["chunks"][0]["neighbours"]
+    known = view["tokens"][view["pad"] + 1 :]
+    assert [t["lp_on"] for t in known] == pytest.approx([t["lp_off"] for t in known], abs=1e-4)
 
 
 def test_a_prompt_is_measured_in_the_tokens_of_the_chosen_model(fitted):
@@ -180,7 +190,7 @@ def test_what_is_fetched_is_reported_step_by_step(fetching):
         "Fetching: 0 MB",
         "Fetching: 23 of 92 MB",
         "Unpacking: 1 of 4 tensors",
-        f"{BASE} is here.",
+        f"{BASE} is here. {BASE} is chosen above, beside Run.",
     ]
     assert lines[2]["fraction"] == lines[3]["fraction"] == 0.25
     _, facts, buttons, base, model = steps[-1]
