@@ -595,7 +595,7 @@ class Retro(nn.Module):
         check_inputs(self.config, input_ids, neighbour_ids, input_mask, neighbour_mask, labels, encoded, past)
         n = input_ids.shape[1]
         if cache is not None:
-            _check_cached(cache, input_ids, labels, capture, fresh_ids)
+            check_cached(cache, input_ids, labels, capture, fresh_ids)
         input_mask = (input_ids != pad) if input_mask is None else input_mask.bool()
         padded = hides(input_mask)
         if cache is not None:
@@ -697,13 +697,14 @@ class Retro(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-def _check_cached(
+def check_cached(
     cache: DecodingCache,
     input_ids: Tensor,
     labels: Tensor | None,
     capture: Capture,
     fresh_ids: Tensor | None,
 ) -> None:
+    """Raise InputError for what a model cannot do with a cache."""
     if torch.is_grad_enabled():
         raise InputError(
             "A cache is for inference, but gradients are being recorded. Call the model within "

@@ -50,7 +50,7 @@ from retro_core.model import (
     Retro,
     RetroBase,
     RetroOutput,
-    _check_cached,
+    check_cached,
     cross_entropy_in_pieces,
     token_log_probs,
 )
@@ -360,7 +360,7 @@ class FittedRetro(nn.Module):
         past, n = 0 if cache is None else cache.length, input_ids.shape[-1]
         check_inputs(self.config, input_ids, neighbour_ids, input_mask, neighbour_mask, labels, encoded, past)
         if cache is not None:
-            _check_cached(cache, input_ids, labels, capture, fresh_ids)
+            check_cached(cache, input_ids, labels, capture, fresh_ids)
         input_mask = (input_ids != self.config.pad_token_idx) if input_mask is None else input_mask.bool()
         padded = hides(input_mask)
         if cache is not None:
