@@ -194,10 +194,10 @@ class _CrossEntropyInPieces(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        for_hidden, for_weight, _ = ctx.needs_input_grad
         count = (targets != IGNORED_LABEL).sum()
         total = hidden.new_zeros((), dtype=torch.float32 if hidden.dtype.itemsize < 4 else hidden.dtype)
-        grad_hidden = torch.empty_like(hidden) if wanted else None
+        grad_hidden = torch.empty_like(hidden) if for_hidden else None
         grad_weight = None
         for start in range(0, len(hidden), _PIECE):
             part, some = hidden[start : start + _PIECE], targets[start : start + _PIECE]
@@ -207,25 +207,26 @@ class _CrossEntropyInPieces(torch.autograd.Function):
             highest = logits.amax(dim=-1, keepdim=True)
             sums = logits.sub_(highest).exp_().sum(dim=-1, keepdim=True)
             total += ((sums.log() + highest - picked) * counted).sum()
-            if wanted:  # softmax - one-hot, each row by its share of the mean
+            if for_hidden or for_weight:  # softmax - one-hot, each row by its share of the mean
                 share = counted / count
                 logits.mul_(share / sums).scatter_add_(-1, chosen, -share.to(logits.dtype))
                 grad = logits.to(hidden.dtype)
+            if for_hidden:
                 grad_hidden[start : start + _PIECE] = grad @ weight
-                if grad_weight is None:
-                    grad_weight = (grad.T @ part).to(weight.dtype)
-                elif hidden.device.type == "cpu":
-                    grad_weight.addmm_(grad.T, part)
-                else:  # mixed precision casts products, but none in place
-                    grad_weight += grad.T @ part
+            if for_weight and grad_weight is None:
+                grad_weight = (grad.T @ part).to(weight.dtype)
+            elif for_weight and hidden.device.type == "cpu":
+                grad_weight.addmm_(grad.T, part)
+            elif for_weight:  # mixed precision casts products, but none in place
+                grad_weight += grad.T @ part
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total / count
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad, grad_weight * grad, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        made = ctx.saved_tensors
+        return *(None if gradient is None else gradient * grad for gradient in made), None
 
 
 def _by_hand(*tensors: Tensor) -> bool:

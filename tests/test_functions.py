@@ -89,6 +89,13 @@ def test_cross_entropy_in_pieces(monkeypatch, piece):
     plain = F.cross_entropy((hidden @ weight.T).flatten(0, 1), labels.flatten())
     assert_close(cross_entropy_in_pieces(hidden, weight, labels), plain)
     assert gradcheck(lambda h, w: cross_entropy_in_pieces(h, w, labels), (hidden, weight))
+    for frozen in (0, 1):
+        given = [hidden.detach().requires_grad_(), weight.detach().requires_grad_()]
+        given[frozen].requires_grad_(False)
+        cross_entropy_in_pieces(*given, labels).backward()
+        (expected,) = torch.autograd.grad(plain, (hidden, weight)[1 - frozen], retain_graph=True)
+        assert given[frozen].grad is None
+        assert_close(given[1 - frozen].grad, expected)
     each = F.cross_entropy((hidden @ weight.T).flatten(0, 1), labels.flatten(), reduction="none")
     found = cross_entropy_in_pieces(hidden, weight, labels, "none")
     assert_close(found, each.view(2, 5))
