@@ -168,9 +168,9 @@ def list_models() -> list[ModelInfo]:
             folder = config.parent
             try:
                 base = (json.loads(config.read_text(encoding="utf-8")).get("base") or {}).get("name", "")
-            except (OSError, ValueError, AttributeError):
+                here = not base or (base_folder(base) / CONFIG_FILE).is_file()
+            except (OSError, ValueError, AttributeError, RecursionError, InputError):
                 continue  # not a model folder
-            here = not base or (base_folder(base) / CONFIG_FILE).is_file()
             found.setdefault(
                 folder.name,
                 ModelInfo(

@@ -45,6 +45,16 @@ def test_models_are_listed_demo_first_and_say_what_they_need(fitted):
     assert more_models.model_choices()[-1] == ("tiny-fit · needs tiny-base", "tiny-fit")
 
 
+@pytest.mark.parametrize(
+    "config", ["", "[]", '{"base": {"name": 5}}', '{"base": {"name": "A B"}}', '{"base": 1}']
+)
+def test_a_folder_that_is_no_model_is_passed_over(config):
+    folder = paths.models_dir() / "broken"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config)
+    assert more_models.model_choices() == [("demo", "demo")]
+
+
 def test_a_fitted_model_reads_a_datastore_of_other_tokens_in_its_own(fitted):
     told, int8, *_ = explore.choose("tiny-fit", "rivers")
     assert "rivers was made with another tokenizer" in told and int8.interactive is False

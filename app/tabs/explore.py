@@ -297,7 +297,7 @@ def check_prompt(prompt: str, model_name: str) -> None:
 
 def _loading(info: ModelInfo, retrieval: bool) -> dict[str, Any]:
     if not services.model_is_loaded(info.name):
-        base = f", and {info.base} under it" if info.base else ""
+        base = f", and {info.base} under it" if info.base and info.fitted else ""
         return {"text": text.LOADING_MODEL.format(model=info.name + base), "tone": "busy"}
     if retrieval and not services.embedder_is_loaded():
         return {"text": text.LOADING_EMBEDDER, "tone": "busy"}
