@@ -84,7 +84,10 @@ class Ours(Competitor):
     def build(self) -> nn.Module:
         from retro_core.config import RetroConfig
         from retro_core.model import Retro
+        from retro_core.training import keep_memory
 
+        if self.task["purpose"] == "training":
+            keep_memory()  # as a run of training does
         return Retro(RetroConfig(**self.config))
 
     def optimise(self) -> torch.optim.Optimizer:

@@ -4,6 +4,8 @@ costs a quarter of a training step when autograd composes it. The maths is the p
 Where no gradient is recorded, or on an accelerator, torch's own kernels do the same.
 """
 
+import math
+import threading
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 NORM_EPSILON = 1e-8
 IGNORED_LABEL = -100
-_PIECE = 512  # rows of logits that are held at once
+_PIECE = 256  # rows of logits that are held at once
 _ROWS = 1024  # rows of a feed-forward's width that are worked on at once, so that they stay in the cache
 
 
@@ -96,35 +98,62 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Te
 
 
 class _Attention(torch.autograd.Function):
+    """Makes its weights again for the backward pass: those of all layers together are a sixth of a step's
+    memory, and making them a fortieth of its time. So no weights outlive a call, and all share one place."""
+
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-        (a, h, i, d), j = q.shape, k.shape[2]
         # Heads cut out of one projection are copied into rows once here, or else in each product with them.
         q, k, v = (x.contiguous() for x in (q, k, v))
-        # One buffer for scores and weights.
-        weights = bias.expand(a, h, i, j).clone(memory_format=torch.contiguous_format).view(a * h, i, j)
-        weights.baddbmm_(q.view(-1, i, d), k.view(-1, j, d).transpose(1, 2), alpha=scale)
-        torch.softmax(weights, dim=-1, out=weights)
-        ctx.save_for_backward(q, k, v, weights)
-        ctx.scale, ctx.own_bias = scale, bias.dim() == 4
-        return torch.bmm(weights, v.view(-1, j, d)).view(a, h, i, d)
+        ctx.save_for_backward(q, k, v, bias)
+        ctx.scale = scale
+        return torch.bmm(_weights(q, k, bias, scale), v.flatten(0, 1)).view(q.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
-        q, k, v, weights = ctx.saved_tensors
+        q, k, v, bias = ctx.saved_tensors
         (a, h, i, d), j = q.shape, k.shape[2]
         grad = grad.reshape(-1, i, d)
+        weights = _weights(q, k, bias, ctx.scale)
         grad_v = torch.bmm(weights.transpose(1, 2), grad)
-        scores = torch.bmm(grad, v.view(-1, j, d).transpose(1, 2))
+        scores = torch.bmm(grad, v.view(-1, j, d).transpose(1, 2), out=_scratch("scores", (a * h, i, j), q))
         torch.ops.aten._softmax_backward_data.out(scores, weights, -1, weights.dtype, grad_input=scores)
         grad_q = torch.bmm(scores, k.view(-1, j, d)).mul_(ctx.scale)
         grad_k = torch.bmm(scores.transpose(1, 2), q.view(-1, i, d)).mul_(ctx.scale)
         grad_bias = None
         if ctx.needs_input_grad[3]:
             grad_bias = scores.view(a, h, i, j)
-            grad_bias = grad_bias if ctx.own_bias else grad_bias.sum(dim=0)
+            grad_bias = grad_bias.clone() if bias.dim() == 4 else grad_bias.sum(dim=0)
         return grad_q.view(q.shape), grad_k.view(k.shape), grad_v.view(v.shape), grad_bias, None
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """(a*h, i, j), valid until the next call. q and k (a, h, ., d) contiguous"""
+    (a, h, i, _), j = q.shape, k.shape[2]
+    weights = _scratch("weights", (a * h, i, j), q)
+    weights.view(a, h, i, j).copy_(bias.expand(a, h, i, j))
+    weights.baddbmm_(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=scale)
+    return torch.softmax(weights, dim=-1, out=weights)
+
+
+class _Places(threading.local):
+    """Memory for what is large and short-lived. Fresh memory of that size comes from the kernel, filled with
+    zeros, which takes as long as a product of matrices that fills it."""
+
+    def __init__(self):
+        self.held: dict[tuple[str, torch.dtype], Tensor] = {}
+
+
+_places = _Places()
+
+
+def _scratch(name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """An uninitialised tensor, the same memory for the same name: what was there before is lost."""
+    size, held = math.prod(shape), _places.held.get((name, like.dtype))
+    if held is None or held.numel() < size:
+        held = _places.held[name, like.dtype] = like.new_empty(size)
+    return held[:size].view(shape)
 
 
 def gated_feed_forward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -202,7 +231,10 @@ class _CrossEntropyInPieces(torch.autograd.Function):
         for start in range(0, len(hidden), _PIECE):
             part, some = hidden[start : start + _PIECE], targets[start : start + _PIECE]
             counted, chosen = (some != IGNORED_LABEL)[:, None], some.clamp(min=0)[:, None]
-            logits = (part @ weight.T).to(total.dtype)
+            if part.dtype == weight.dtype == total.dtype and _in_full_precision(hidden):
+                logits = torch.mm(part, weight.T, out=_scratch("logits", (len(part), len(weight)), part))
+            else:
+                logits = (part @ weight.T).to(total.dtype)
             picked = logits.gather(-1, chosen)
             highest = logits.amax(dim=-1, keepdim=True)
             sums = logits.sub_(highest).exp_().sum(dim=-1, keepdim=True)
@@ -227,6 +259,11 @@ class _CrossEntropyInPieces(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         made = ctx.saved_tensors
         return *(None if gradient is None else gradient * grad for gradient in made), None
+
+
+def _in_full_precision(tensor: Tensor) -> bool:
+    """On a processor, and no products are cast."""
+    return tensor.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def _by_hand(*tensors: Tensor) -> bool:
