@@ -361,6 +361,12 @@ class FittedRetro(nn.Module):
         check_inputs(self.config, input_ids, neighbour_ids, input_mask, neighbour_mask, labels, encoded, past)
         if cache is not None:
             check_cached(cache, input_ids, labels, capture, fresh_ids)
+        longest = getattr(self.lm.config, "max_position_embeddings", None)
+        if longest and past + n > longest:
+            raise InputError(
+                f"The base {self.name or type(self.lm).__name__!r} knows positions of up to {longest:,} "
+                f"tokens, got {past + n:,}. Shorten the text, or write less."
+            )
         input_mask = (input_ids != self.config.pad_token_idx) if input_mask is None else input_mask.bool()
         padded = hides(input_mask)
         if cache is not None:

@@ -497,3 +497,18 @@ def test_a_run_refuses_another_base(base_folder, data_spec, tokenizer):
         next(train(settings))
     with pytest.raises(CheckpointError, match="give the one it was fitted to"):
         load_run("one")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
+def test_more_tokens_than_the_base_has_positions_for_are_refused_in_a_sentence(family):
+    model, ids = learned(family), torch.ones(1, 129, dtype=torch.int64)
+    said = "The base 'tiny' knows positions of up to 128 tokens, got 129. Shorten the text, or write less."
+    with torch.inference_mode():
+        model(ids[:, :128])
+        with pytest.raises(InputError) as error:
+            model(ids)
+        assert str(error.value) == said
+        cache = model.new_cache()
+        model(ids[:, :128], cache=cache)
+        with pytest.raises(InputError, match="got 129"):
+            model(ids[:, 128:], cache=cache)
