@@ -153,10 +153,10 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(material, stop_at):
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_ends_with_the_same_bits(material, retro_home):
-    list(training.train(config(material, run="whole", steps=60)))
+    list(training.train(config(material, run="whole", steps=240)))
     arguments = [
         f"--{name.replace('_', '-')}={value}"
-        for name, value in config(material, run="killed", steps=60).to_dict().items()
+        for name, value in config(material, run="killed", steps=240).to_dict().items()
         if not isinstance(value, bool)
     ]
     command = [sys.executable, "-m", "retro_core", "train", *arguments]
@@ -173,7 +173,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(material, retro_home):
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
     assert kills, "the run was over before it could be killed"
-    list(training.train(config(material, run="killed", steps=60)))
+    list(training.train(config(material, run="killed", steps=240)))
     assert same(checkpoint("whole"), checkpoint("killed"))
     assert lines("whole") == lines("killed")
 
