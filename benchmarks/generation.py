@@ -34,7 +34,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.machine import facts, table
+from benchmarks.machine import opened, table
 from benchmarks.processes import REST_SECONDS, Competitor, started
 from benchmarks.sizes import Workload, gpt2_inner, sizes, weights_per_token
 from indexing import paths
@@ -82,10 +82,7 @@ class FromMemory:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    machine = facts(options.quick)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()), "\n")
+    machine = opened(options.threads, options.quick)
     rounds = 1 if options.quick else options.rounds
     results = {}
     for size, config in sizes(options.quick).items():

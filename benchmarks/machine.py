@@ -34,6 +34,15 @@ def facts(quick: bool = False) -> dict[str, Any]:
     }
 
 
+def opened(threads: int, quick: bool) -> dict[str, Any]:
+    """How a benchmark begins: `facts` with so many threads (0 for torch's own choice), printed."""
+    if threads:
+        torch.set_num_threads(threads)
+    found = facts(quick)
+    print(", ".join(f"{name} {value}" for name, value in found.items()), "\n")
+    return found
+
+
 def median_seconds(action: Callable[[], Any], times: int) -> float:
     """Wall time of one call, after one that does not count."""
     action()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import facts, median_seconds, table
+from benchmarks.machine import median_seconds, opened, table
 from indexing import paths
 from indexing.datastore import Datastore
 from indexing.neighbours import Neighbours
@@ -41,10 +41,7 @@ CHUNKS, K = 8, 2
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    machine = facts(options.quick)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()), "\n")
+    machine = opened(options.threads, options.quick)
     loaded = load_model(paths.DEMO_MODEL)
     datastore = Datastore.open(paths.DEMO_DATASTORE, tokenizer=loaded.tokenizer)
     chunks = 2 if options.quick else CHUNKS

@@ -24,7 +24,7 @@ import statistics
 import sys
 from typing import Any
 
-from benchmarks.machine import facts, table
+from benchmarks.machine import opened, table
 from benchmarks.processes import started
 from benchmarks.sizes import Workload, forward_flops, sizes
 
@@ -33,12 +33,7 @@ BACKWARD = 2  # each product of the forward pass has two in the backward pass
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    if options.threads:
-        import torch
-
-        torch.set_num_threads(options.threads)
-    machine = facts(options.quick)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()), "\n")
+    machine = opened(options.threads, options.quick)
     pythons = {"ours": sys.executable}
     if options.reference:
         pythons["reference"] = sys.executable

@@ -78,6 +78,15 @@ class KeysValues:
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         return self.keys.append(keys), self.values.append(values)
 
+    def crop(self, length: int) -> None:
+        self.keys.crop(length)
+        self.values.crop(length)
+
+    def copy(self) -> "KeysValues":
+        twin = KeysValues(self.keys.axis)
+        twin.keys, twin.values, twin.table = self.keys.copy(), self.values.copy(), self.table
+        return twin
+
     def line(self, needed: int, make: Callable[[int], Tensor]) -> Tensor:
         """The last `needed` columns of a table (h, size), which `make(size)` makes larger when it must be."""
         if self.table is None or self.table.shape[-1] < needed:
@@ -122,6 +131,15 @@ class DecodingCache:
         """Of the CCA of one decoder layer."""
         return self.reading.setdefault(index, KeysValues(1))
 
+    def present(self, new: Tensor, hidden: bool) -> Tensor | None:
+        """Take in which of the new tokens (b, n) are there -> those of all so far, None where all are.
+
+        hidden  some of the new ones are not there, or may not be
+        """
+        everything = self.mask.append(new)
+        self.padded = self.padded or hidden
+        return everything if self.padded else None
+
     @property
     def chunks_read(self) -> int:
         """How many chunks' neighbours are here; fewer than are complete after a call without neighbours."""
@@ -134,11 +152,9 @@ class DecodingCache:
         self.length = min(length, self.length)
         complete = self.length // self.chunk_size
         for part in self.attention.values():
-            part.keys.crop(self.length)
-            part.values.crop(self.length)
+            part.crop(self.length)
         for part in self.reading.values():
-            part.keys.crop(complete)
-            part.values.crop(complete)
+            part.crop(complete)
         self.reading_mask.crop(complete)
         self.mask.crop(self.length)
         self.hidden.crop(self.length)
@@ -167,10 +183,8 @@ class DecodingCache:
         twin.mask, twin.hidden, twin.reading_mask = (
             part.copy() for part in (self.mask, self.hidden, self.reading_mask)
         )
-        for mine, theirs in ((self.attention, twin.attention), (self.reading, twin.reading)):
-            for index, part in mine.items():
-                theirs[index] = KeysValues(part.keys.axis)
-                theirs[index].keys, theirs[index].values = part.keys.copy(), part.values.copy()
+        twin.attention = {index: part.copy() for index, part in self.attention.items()}
+        twin.reading = {index: part.copy() for index, part in self.reading.items()}
         return twin
 
     def _parts(self) -> list[Growing]:

@@ -597,11 +597,11 @@ class Retro(nn.Module):
         if cache is not None:
             check_cached(cache, input_ids, labels, capture, fresh_ids)
         input_mask = (input_ids != pad) if input_mask is None else input_mask.bool()
-        padded = hides(input_mask)
+        hidden_some = hides(input_mask)
         if cache is not None:
-            input_mask = cache.mask.append(input_mask)
-            cache.padded = padded = cache.padded or padded
-        input_mask = input_mask if padded else None
+            input_mask = cache.present(input_mask, hidden_some)
+        elif not hidden_some:
+            input_mask = None
 
         reads = neighbour_ids is not None and 0 not in neighbour_ids.shape[2:]  # k = 0 is Retro[Off] too
         reading = Reading(base.encode, pad, m, cache, past, n)
@@ -630,17 +630,7 @@ class Retro(nn.Module):
             cache.length += n
         final = base.final_layer_norm(x)
 
-        loss, logits = None, None
-        if logits_to_keep is not None:
-            logits = self.lm_head(final[:, -logits_to_keep:])
-        if labels is not None and logits is not None and logits.shape[1] == n:
-            loss = F.cross_entropy(
-                rearrange(logits, "b n v -> (b n) v"), labels.flatten(), ignore_index=IGNORED_LABEL,
-                reduction=loss_reduction,
-            )  # fmt: skip
-            loss = loss.view_as(labels) if loss_reduction == "none" else loss
-        elif labels is not None:
-            loss = cross_entropy_in_pieces(final, self.lm_head.weight, labels, loss_reduction)
+        logits, loss = logits_and_loss(self.lm_head, final, labels, logits_to_keep, loss_reduction)
         return RetroOutput(
             logits=logits,
             loss=loss,
@@ -695,6 +685,24 @@ class Retro(nn.Module):
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+
+def logits_and_loss(
+    head: nn.Module, final: Tensor, labels: Tensor | None, logits_to_keep: int | None, reduction: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """final (b, n, d) and an output layer -> the logits that are wanted, and the loss if there are labels;
+    see `Retro.forward`."""
+    logits = None if logits_to_keep is None else head(final[:, -logits_to_keep:])
+    if labels is None:
+        return logits, None
+    whole = logits is not None and logits.shape[1] == labels.shape[1]
+    if not whole and getattr(head, "bias", None) is None:
+        return logits, cross_entropy_in_pieces(final, head.weight, labels, reduction)
+    scores = logits if whole else head(final)
+    loss = F.cross_entropy(
+        scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL, reduction=reduction
+    )
+    return logits, loss.view_as(labels) if reduction == "none" else loss
 
 
 def check_cached(

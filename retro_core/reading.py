@@ -46,13 +46,8 @@ class Reading:
     def __init__(
         self, encode: Encode, pad_id: int, chunk_size: int, cache: DecodingCache | None, past: int, n: int
     ):
-        self.encode, self.pad_id, self.chunk_size, self.cache, self.past = (
-            encode,
-            pad_id,
-            chunk_size,
-            cache,
-            past,
-        )
+        self.encode, self.pad_id, self.chunk_size = encode, pad_id, chunk_size
+        self.cache, self.past = cache, past
         self.first = past // chunk_size  # the first chunk that the new tokens may complete
         self.complete = (past + n) // chunk_size
         self.prepared = False
@@ -137,13 +132,8 @@ class Reading:
         self, x: Tensor, input_mask: Tensor | None, ids: Tensor, mask: Tensor, encoded: Tensor | None
     ) -> None:
         """Encode the neighbours of the chunks that the new tokens complete, for the cache to keep."""
-        cache, shape = self.cache, tuple(ids.shape[2:])
-        if cache.neighbour_shape not in (None, shape):
-            raise InputError(
-                f"The cache holds {cache.neighbour_shape[0]} neighbours of {cache.neighbour_shape[1]} tokens "
-                f"for each chunk, got {shape[0]} of {shape[1]}. Give every chunk as many, and of one length."
-            )
-        cache.neighbour_shape = shape
+        cache = self.cache
+        self._keep_shape(ids)
         self._encode(x, input_mask, ids, mask, encoded, self.first, self.complete)
         self._new, self._missing = self.encoded, self.first - cache.chunks_read
         if self.first:
@@ -151,6 +141,16 @@ class Reading:
         mask = F.pad(mask[:, self.first : self.complete].flatten(2), (0, 0, self._missing, 0))
         cache.reading_padded = cache.reading_padded or hides(mask)
         cache.reading_mask.append(mask)
+
+    def _keep_shape(self, ids: Tensor) -> None:
+        """ids (..., k, r): the first ones say how many neighbours a text's chunks have, and how long."""
+        held, shape = self.cache.neighbour_shape, tuple(ids.shape[-2:])
+        if held not in (None, shape):
+            raise InputError(
+                f"The cache holds {held[0]} neighbours of {held[1]} tokens for each chunk, got {shape[0]} of "
+                f"{shape[1]}. Give every chunk as many, and of one length."
+            )
+        self.cache.neighbour_shape = shape
 
     def _pass_over(self, count: int) -> None:
         """Chunks that were completed without neighbours, in a cache that has some of others."""
@@ -193,13 +193,7 @@ class Reading:
             cache.fresh = None
         if ids is None:
             return
-        shape = tuple(ids.shape[1:])
-        if cache.neighbour_shape not in (None, shape):
-            raise InputError(
-                f"The cache holds {cache.neighbour_shape[0]} neighbours of {cache.neighbour_shape[1]} tokens "
-                f"for each chunk, got {shape[0]} fresh ones of {shape[1]}. Give as many, and of one length."
-            )
-        cache.neighbour_shape = shape
+        self._keep_shape(ids)
         mask = ids != self.pad_id
         mask = mask if hides(mask) else None
         window = None if input_mask is None else input_mask[:, -m:]

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -39,7 +38,6 @@ from retro_core.cache import DecodingCache
 from retro_core.config import PAPER, FitConfig, RetroConfig, from_dict, read_object
 from retro_core.inputs import check_inputs
 from retro_core.model import (
-    IGNORED_LABEL,
     AttentionCore,
     Capture,
     CcaWeights,
@@ -51,7 +49,7 @@ from retro_core.model import (
     RetroBase,
     RetroOutput,
     check_cached,
-    cross_entropy_in_pieces,
+    logits_and_loss,
     token_log_probs,
 )
 from retro_core.reading import Reading, by_neighbour, hides
@@ -368,11 +366,10 @@ class FittedRetro(nn.Module):
                 f"tokens, got {past + n:,}. Shorten the text, or write less."
             )
         input_mask = (input_ids != self.config.pad_token_idx) if input_mask is None else input_mask.bool()
-        padded = hides(input_mask)
+        hidden_some = hides(input_mask)
+        mask = input_mask if hidden_some else None
         if cache is not None:
-            input_mask = cache.mask.append(input_mask)
-            cache.padded = padded = cache.padded or padded
-        mask = input_mask if padded else None
+            mask = cache.present(input_mask, hidden_some)
         positions = None
         if mask is not None:
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
@@ -408,19 +405,9 @@ class FittedRetro(nn.Module):
         if cache is not None:
             cache.length += n
 
-        head = self.lm.get_output_embeddings()
-        loss, logits = None, None
-        if logits_to_keep is not None:
-            logits = head(final[:, -logits_to_keep:])
-        if labels is not None and logits is None and getattr(head, "bias", None) is None:
-            loss = cross_entropy_in_pieces(final, head.weight, labels, loss_reduction)
-        elif labels is not None:
-            scores = logits if logits is not None and logits.shape[1] == n else head(final)
-            loss = F.cross_entropy(
-                rearrange(scores, "b n v -> (b n) v"), labels.flatten(), ignore_index=IGNORED_LABEL,
-                reduction=loss_reduction,
-            )  # fmt: skip
-            loss = loss.view_as(labels) if loss_reduction == "none" else loss
+        logits, loss = logits_and_loss(
+            self.lm.get_output_embeddings(), final, labels, logits_to_keep, loss_reduction
+        )
         return RetroOutput(
             logits=logits,
             loss=loss,
