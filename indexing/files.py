@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all: write beside, fsync, rename."""
 
+import io
 import json
 import os
 import shutil
@@ -54,6 +55,55 @@ def save_array(path: Path, array: np.ndarray) -> None:
         os.fsync(file.fileno())
 
 
+class ArrayWriter:
+    """Rows appended to a .npy file whose number of rows is not known beforehand; in memory is one batch.
+
+    The finished file is byte for byte what `numpy.save` writes of the whole. Use it as a context manager: the
+    header tells the true number of rows, and the file is on the disk, once the block has ended well.
+    """
+
+    def __init__(self, path: Path, dtype: np.typing.DTypeLike, row_shape: tuple[int, ...] = ()):
+        self.dtype, self.row_shape = np.dtype(dtype), tuple(row_shape)
+        self._rows = 0
+        self._file = open(path, "wb")  # noqa: SIM115 - closed by `close`
+        self._file.write(self._header())
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def append(self, rows: np.ndarray) -> None:
+        """rows (n, *row_shape), of a type that the file's holds exactly. Raises ValueError if it does not."""
+        rows = np.asarray(rows)
+        if rows.shape[1:] != self.row_shape or not np.can_cast(rows.dtype, self.dtype, "same_kind"):
+            raise ValueError(f"expected rows {self.row_shape} of {self.dtype}, got {rows.shape} {rows.dtype}")
+        self._file.write(rows.astype(self.dtype, order="C", copy=False).tobytes())
+        self._rows += len(rows)
+
+    def close(self) -> None:
+        """Write the header anew and put everything on the disk."""
+        self._file.seek(0)
+        self._file.write(self._header())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def __enter__(self) -> "ArrayWriter":
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+
+    def _header(self) -> bytes:
+        """numpy leaves room in a header for the first axis to grow, so its length is always the same."""
+        header = io.BytesIO()
+        facts = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(header, {**facts, "shape": (self._rows, *self.row_shape)})
+        return header.getvalue()
+
+
 @contextmanager
 def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends well and vanishes otherwise.
@@ -75,9 +125,8 @@ def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{prefix}{os.getpid()}-"))
     try:
         yield work
-        for path in sorted(work.rglob("*")):
-            if path.is_file():
-                sync(path)
+        for path in sorted(work.rglob("*")):  # folders too: their entries are theirs to put on the disk
+            sync(path)
         sync(work)
         work.chmod(0o755)
         if target.exists():

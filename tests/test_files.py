@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from indexing import files
@@ -74,3 +75,23 @@ def test_recover_after_a_crash_between_the_two_renames(tmp_path):
     previous.mkdir()
     files.recover(target)
     assert names(tmp_path) == ["notes"], "the new one came, so the old one goes"
+
+
+def test_arrays_written_row_by_row_are_what_numpy_saves(tmp_path):
+    numbers = np.random.default_rng(3)
+    for dtype, shape in ((np.uint16, (5,)), (np.float16, (3, 2)), (np.int64, ())):
+        whole = (numbers.random((1013, *shape)) * 1000).astype(dtype)
+        with files.ArrayWriter(tmp_path / "rows.npy", dtype, shape) as writer:
+            for start in (0, 1, 8, 8, 700):
+                stop = {0: 1, 1: 8, 8: 700, 700: 1013}[start] if len(writer) <= start else start
+                writer.append(whole[start:stop])
+        np.save(tmp_path / "saved.npy", whole)
+        assert (tmp_path / "rows.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()
+    with files.ArrayWriter(tmp_path / "none.npy", np.int32, (7,)):
+        pass
+    assert np.load(tmp_path / "none.npy").shape == (0, 7)
+    with (
+        pytest.raises(ValueError, match="expected rows"),
+        files.ArrayWriter(tmp_path / "x", np.int64) as writer,
+    ):
+        writer.append(np.zeros((2, 3)))
