@@ -92,3 +92,41 @@ class FlatIndex:
 
 def _float32(vectors: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+class Index:
+    """What `open_index` returns: the allowed rows of a snapshot, nearest first."""
+
+    def __init__(self, vectors, documents: np.ndarray, alive: np.ndarray):
+        self._vectors, self._documents = vectors, np.asarray(documents, dtype=np.int64)
+        self._alive = np.asarray(alive, dtype=bool)
+        rows = np.flatnonzero(self._alive)
+        self._flat = FlatIndex(vectors[rows], self._documents[rows], rows) if len(rows) else None
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        exclude: np.ndarray | None = None,
+        allowed: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """queries (n, d) -> ids (n, k) int64 and squared L2 distances (n, k) float32, nearest first.
+
+        exclude  (n,) int: no row of that document is returned for the query; -1 excludes nothing
+        allowed  (N,) bool: False = not returned for these queries
+
+        All k are found whenever k allowed rows exist; missing ones are -1 and inf, at the end.
+        """
+        flat = self._flat
+        if allowed is not None:
+            rows = np.flatnonzero(self._alive & allowed)
+            flat = FlatIndex(self._vectors[rows], self._documents[rows], rows) if len(rows) else None
+        if flat is None:
+            shape = (len(queries), k)
+            return np.full(shape, NO_CHUNK, dtype=np.int64), np.full(shape, np.inf, dtype=np.float32)
+        return flat.search(queries, k, exclude)
+
+
+def open_index(vectors, documents, alive, parts, folder=None, settings=None) -> Index:
+    """The index over rows `vectors` (N, d) of `documents` (N,), of which those `alive` (N,) are found."""
+    return Index(vectors, documents, alive)
