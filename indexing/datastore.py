@@ -199,8 +199,14 @@ class Datastore:
         if len(asking):
             queries = self.embedder.embed([texts[i] for i in asking])
             exclude = None if exclude_documents is None else exclude_documents[asking]
-            ids[asking], distances[asking] = self._open_index().search(queries, num_neighbours, exclude)
+            ids[asking], distances[asking] = self.nearest_vectors(queries, num_neighbours, exclude)
         return ids, distances
+
+    def nearest_vectors(
+        self, vectors: np.ndarray, num_neighbours: int, exclude_documents: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`nearest` to what was embedded already: (n, d) float32 -> ids (n, k) and distances (n, k)."""
+        return self._open_index().search(vectors, num_neighbours, exclude_documents)
 
     def search(self, text: str, k: int) -> list[Hit]:
         """The k chunks nearest to `text`, nearest first; fewer if the datastore has fewer.
