@@ -269,6 +269,7 @@ def change(
         ids=neighbours.ids.copy(),
         distances=neighbours.distances.copy(),
         tokens=neighbours.tokens.copy(),
+        scores=None if neighbours.scores is None else neighbours.scores.copy(),
     )
     what = np.full(neighbours.ids.shape, "", dtype=object)
     for one in changes:
@@ -301,6 +302,7 @@ def change(
         ids=np.where(hidden, NO_CHUNK, shown.ids),
         distances=np.where(hidden, np.inf, shown.distances).astype(np.float32),
         tokens=np.where(hidden[..., None], shown.pad_id, shown.tokens),
+        scores=None if shown.scores is None else np.where(hidden, -np.inf, shown.scores).astype(np.float32),
     )
     return Changed(read_, shown, what)
 
@@ -355,7 +357,7 @@ def _put(
             f"Token {neighbours.pad_id} is padding and cannot stand in a neighbour. Leave it out."
         )
     neighbours.tokens[place] = ids + [neighbours.pad_id] * (length - len(ids))
-    neighbours.distances[place] = np.inf  # of a text that is gone
+    _forget_measures(neighbours, place)  # of a text that is gone
 
 
 def _move(
@@ -363,13 +365,20 @@ def _move(
 ) -> None:
     """Put into the places `to` what stands in the places `of`, in that order."""
     target, origin = tuple(np.transpose(to)), tuple(np.transpose(of))
-    for array in (neighbours.ids, neighbours.distances, neighbours.tokens, what):
-        array[target] = array[origin]
+    for array in (neighbours.ids, neighbours.distances, neighbours.scores, neighbours.tokens, what):
+        if array is not None:
+            array[target] = array[origin]
     for here, there in zip(to, of, strict=True):
         if here != there and not what[here]:
             what[here] = "moved"
         if here[0] != there[0]:
-            neighbours.distances[here] = np.inf  # it was measured to another chunk
+            _forget_measures(neighbours, here)  # it was measured to another chunk
+
+
+def _forget_measures(neighbours: Neighbours, place: tuple[int, int]) -> None:
+    neighbours.distances[place] = np.inf
+    if neighbours.scores is not None:
+        neighbours.scores[place] = -np.inf
 
 
 # --------------------------------------------------------------------------------------- scoring anew

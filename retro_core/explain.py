@@ -12,7 +12,7 @@ from torch import Tensor
 from indexing.chunking import num_chunks, read_window
 from indexing.datastore import Datastore
 from indexing.errors import InputError
-from indexing.neighbours import Neighbours
+from indexing.neighbours import SQUARED_L2, Neighbours
 from indexing.tokenizer import Tokenizer
 from retro_core.checkpoint import LoadedModel
 from retro_core.config import GenerationConfig
@@ -107,7 +107,7 @@ def explain(
                 "name": datastore.name,
                 "fingerprint": datastore.fingerprint,
                 "embedder": datastore.embedder_name,
-                "metric": "squared L2",
+                "metric": SQUARED_L2 if found is None else found.measure,
                 "num_chunks": len(datastore.chunks),
                 "num_documents": datastore.num_documents,
             },

@@ -198,10 +198,7 @@ class _Remembering:
         if new:
             found = self.retriever.retrieve(np.stack(list(new.values())), num_neighbours)
             for row, key in enumerate(new):
-                one = slice(row, row + 1)
-                self._found[key] = Neighbours(
-                    found.ids[one], found.distances[one], found.tokens[one], found.pad_id
-                )
+                self._found[key] = found.chunks(row, row + 1)
         answer = self._found[keys[0]]
         for key in keys[1:]:
             answer = answer.followed_by(self._found[key])

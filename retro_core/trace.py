@@ -128,6 +128,7 @@ def neighbour_cards(
     measured. `rank` counts from 1. Missing neighbours, at the end, have no card; one that is missing before
     others has been muted, and its text is not known here. An infinite distance is unknown."""
     ids, distances = np.ravel(neighbours.ids), np.ravel(neighbours.distances)
+    scores = np.full(len(ids), -np.inf) if neighbours.scores is None else np.ravel(neighbours.scores)
     tokens = neighbours.tokens.reshape(len(ids), -1)
     present = neighbours.mask.reshape(len(ids), -1)
     cards = []
@@ -145,6 +146,7 @@ def neighbour_cards(
                 "offset": origin.offset if origin else None,
                 "distance": distance if known else None,
                 "closeness": 1 - distance / 2 if known else None,  # cosine, as embeddings have length 1
+                "score": float(scores[rank]) if math.isfinite(scores[rank]) else None,
                 "tokens": tokenizer.token_texts(row[:chunk_size]) + tokenizer.token_texts(row[chunk_size:]),
                 "num_neighbour_tokens": chunk_size,
                 "n_len": int(present[rank, :chunk_size].sum()),
@@ -345,6 +347,7 @@ def _card(value: Any, rank: int, where: str, length: int, num_read: int) -> dict
         "offset": _optional(value, "offset", where, _count),
         "distance": _optional(value, "distance", where, _number),
         "closeness": _optional(value, "closeness", where, _number),
+        "score": _optional(value, "score", where, _number),
         "tokens": [_string(t, f"{where}.tokens") for t in tokens],
         "num_neighbour_tokens": split,
         "n_len": _integer(value, "n_len", where, 0, split),

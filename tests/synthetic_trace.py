@@ -161,6 +161,7 @@ def _neighbour(
         "offset": 1280 * (j + 1),
         "distance": 0.41 + 0.33 * j,
         "closeness": 1 - (0.41 + 0.33 * j) / 2,
+        "score": None,
         "tokens": texts,
         "num_neighbour_tokens": CHUNK,
         "n_len": CHUNK,

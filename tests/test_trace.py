@@ -30,7 +30,8 @@ OPTIONAL = {
     "tokens[-1].lp_on", "tokens[-1].lp_off", "tokens[-1].write", "chunks[-1].gain", "chunks[-1].seconds",
     "chunks[-1].seconds.retrieve", "chunks[-1].seconds.read", "chunks[-1].attention",
     "chunks[-1].attention_heads", "chunks[-1].neighbours[-1].distance", "chunks[-1].neighbours[-1].closeness",
-    "chunks[-1].neighbours[-1].share", "chunks[-1].neighbours[-1].copied", "chunks[-1].overlap",
+    "chunks[-1].neighbours[-1].score", "chunks[-1].neighbours[-1].share",
+    "chunks[-1].neighbours[-1].copied", "chunks[-1].overlap",
     "chunks[-1].neighbours[-1].chunk_id", "chunks[-1].neighbours[-1].offset",
     "chunks[-1].neighbours[-1].influence", "chunks[-1].neighbours[-1].influence.downstream",
     "chunks[-1].neighbours[-1].copies", "chunks[-1].neighbours[-1].changed",
@@ -343,4 +344,10 @@ def test_cards_say_where_a_neighbour_comes_from_and_how_much_of_it_there_is(toke
     pasted = Neighbours(np.array([[PASTED]]), np.array([[np.inf]], dtype=np.float32), tokens[:, :1])
     (card,) = neighbour_cards(pasted, origins, tokenizer, 5)
     assert (card["chunk_id"], card["offset"], card["distance"], card["closeness"]) == (None,) * 4
-    assert card["tokens"] == first["tokens"]
+    assert card["tokens"] == first["tokens"] and first["score"] is None
+    scores = np.array([[7.25, 3.5, -np.inf]], dtype=np.float32)
+    words = Neighbours(
+        found.ids, np.full((1, 3), np.inf, dtype=np.float32), tokens, measure="BM25", scores=scores
+    )
+    cards = neighbour_cards(words, origins, tokenizer, 5)
+    assert [(card["score"], card["distance"]) for card in cards] == [(7.25, None), (3.5, None)]
