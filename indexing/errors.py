@@ -6,6 +6,7 @@ RetroError                 shown to people as it is: what was expected, what cam
 ├── CorpusError            a document or a corpus cannot be read
 ├── DatastoreError         a datastore is missing, broken or cannot be built
 │   └── MismatchError      tokenizer or embedder differ from the ones it was built with
+├── ServiceError           a retrieval service cannot be reached, or answers what cannot be used
 ├── TraceError             a trace file is not one we can open
 ├── CheckpointError        weights, config and tokenizer do not belong together
 └── TrainingError          a training run cannot go on
@@ -36,6 +37,10 @@ class DatastoreError(RetroError):
 
 
 class MismatchError(DatastoreError):
+    pass
+
+
+class ServiceError(RetroError):
     pass
 
 

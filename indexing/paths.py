@@ -1,4 +1,4 @@
-"""Where everything lives: the only place that reads RETRO_HOME.
+"""Where everything lives: the only place that reads RETRO_HOME, and RETRO_SERVICE_TOKEN.
 
 $RETRO_HOME/            default ~/.retro
     datastores/NAME/    what `indexing build` and the Corpus tab make
@@ -26,6 +26,12 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 def home() -> Path:
     """The user's folder, read from the environment at each call so that tests can redirect it."""
     return Path(os.environ.get("RETRO_HOME") or Path.home() / ".retro").expanduser()
+
+
+def service_token() -> str | None:
+    """The bearer token of a retrieval service, for whoever serves or asks; None if there is none. It has no
+    command line option, because every user of a computer can see the others' command lines."""
+    return os.environ.get("RETRO_SERVICE_TOKEN") or None
 
 
 def check_name(name: str) -> str:
