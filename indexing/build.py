@@ -1,23 +1,35 @@
-"""Documents -> datastore, as a generator of events: whoever drains it shows the progress, and closing it
-stops the work with nothing left behind."""
+"""Documents -> a new datastore, or more of one, as a generator of events: whoever drains it shows the
+progress, and closing it stops the work with nothing left behind. Memory does not grow with the corpus."""
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from indexing import datastore, files, paths
+from indexing import catalogue, files, paths
+from indexing.catalogue import State
 from indexing.chunking import CHUNK_SIZE
-from indexing.chunks import ChunkStore, tokenize
+from indexing.chunks import CHUNKS_FILE
 from indexing.corpus import Document
+from indexing.datastore import find
 from indexing.embedder import Embedder
 from indexing.errors import CorpusError, DatastoreError, InputError
-from indexing.manifest import MANIFEST_FILE
+from indexing.manifest import MANIFEST_FILE, SEGMENTS_FOLDER
+from indexing.segment import EMBEDDINGS_FILE, Segment, SegmentWriter, read_array
 from indexing.tokenizer import Tokenizer
+from indexing.writing import (
+    changing,
+    commit,
+    identity_files,
+    only_writer,
+    record,
+    said_plainly,
+    segment_name,
+    write_identity,
+)
 
 # Chunks embedded between two events: a second of MiniLM on two cores, the longest that a stop waits.
 _EMBED_AT_ONCE = 64
@@ -26,12 +38,12 @@ _DOCUMENTS_AT_ONCE = 50
 
 @dataclass(frozen=True)
 class BuildEvent:
-    """Progress of one stage, in documents (reading, chunking) or chunks (embedding, saving, done).
+    """Progress of one stage, in documents (reading) or chunks (embedding, saving, done).
 
     `total` is 0 while it is not known; `message` is a sentence for the user, in the last event always.
     """
 
-    stage: Literal["reading", "chunking", "embedding", "saving", "done"]
+    stage: Literal["reading", "embedding", "saving", "done"]
     done: int
     total: int
     message: str = ""
@@ -50,50 +62,60 @@ def build(
     It appears whole after the last event's stage "saving", or not at all: closing the generator, an error
     and SIGKILL leave what was there before. With `replace`, that may be a datastore of the same name.
 
-    Raises InputError (the name), CorpusError (a document), DatastoreError (exists, cannot be written).
+    Raises InputError (the name), CorpusError (a document), DatastoreError (exists, cannot be written, or is
+    being made by somebody else).
     """
     if chunk_size < 1:
         raise InputError(f"Expected chunks of at least 1 token, got {chunk_size}. The models' own is 64.")
     target = _target(name)
     if not replace:
         check_free(name)
-    kept: list[Document] = []
-    for document in documents:
-        kept.append(document)
-        if len(kept) % _DOCUMENTS_AT_ONCE == 0:
-            yield BuildEvent("reading", len(kept), 0)
-    if not kept:
-        raise CorpusError("There are no documents to build from. Give at least one text.")
-    yield BuildEvent("reading", len(kept), len(kept))
-
-    tokenized = []
-    for document in kept:
-        tokenized.append(tokenize(tokenizer, document.text))
-        if len(tokenized) % _DOCUMENTS_AT_ONCE == 0:
-            yield BuildEvent("chunking", len(tokenized), len(kept))
-    chunks = ChunkStore.from_tokens(tokenized, tokenizer, chunk_size)
-    yield BuildEvent("chunking", len(kept), len(kept))
-
-    embeddings = np.empty((len(chunks), embedder.dim), dtype=np.float16)
-    for start in range(0, len(chunks), _EMBED_AT_ONCE):
-        yield BuildEvent("embedding", start, len(chunks))
-        rows = slice(start, start + _EMBED_AT_ONCE)
-        embeddings[rows] = embedder.embed([tokenizer.decode(chunk) for chunk in chunks.tokens[rows]])
-    yield BuildEvent("embedding", len(chunks), len(chunks))
-
-    yield BuildEvent("saving", 0, len(chunks))
     try:
-        with files.new_folder(target, replace=replace) as folder:
-            datastore.save(folder, chunks, embeddings, _with_unique_ids(kept), tokenizer, embedder)
+        with only_writer(target), said_plainly(target), files.new_folder(target, replace=replace) as folder:
+            segment = folder / SEGMENTS_FOLDER / segment_name(1)
+            segment.mkdir(parents=True)
+            written = yield from _write(segment, documents, tokenizer, embedder, chunk_size)
+            yield BuildEvent("saving", 0, written.num_chunks)
+            write_identity(folder, tokenizer, embedder, chunk_size)
+            catalogue.create(
+                folder, State(1, identity_files(folder), (record(segment, segment.name, tokenizer.pad_id),))
+            )
     except FileExistsError:
         check_free(name)
         raise
-    except OSError as error:
-        raise DatastoreError(
-            f"Cannot write the datastore {target.name!r} to {target.parent}: {error.strerror}. "
-            "Make room there, or point RETRO_HOME at another folder."
-        ) from error
-    yield BuildEvent("done", len(chunks), len(chunks), _summary(target.name, kept, len(chunks)))
+    count = written.num_chunks
+    yield BuildEvent("done", count, count, f"Built {target.name!r}: {_summary(written)}")
+
+
+def append(
+    name_or_path: str | Path, documents: Iterable[Document], embedder: Embedder | None = None
+) -> Iterator[BuildEvent]:
+    """Add documents to a datastore, in chunks of its own tokenizer. A document whose id is taken gets a
+    number behind it.
+
+    They appear all at once after the stage "saving", or not at all, as in `build`.
+
+    Raises DatastoreError (missing, damaged, bundled, or being changed by somebody else), MismatchError
+    (`embedder` is another than it was built with), CorpusError (a document).
+    """
+    path = find(name_or_path)
+    with changing(path, embedder) as datastore:
+        state = datastore.state
+        name = segment_name(state.version + 1)
+        with files.new_folder(path / SEGMENTS_FOLDER / name) as folder:
+            written = yield from _write(
+                folder,
+                documents,
+                datastore.tokenizer,
+                datastore.embedder,
+                datastore.chunks.chunk_size,
+                datastore.segments,
+            )
+            yield BuildEvent("saving", 0, written.num_chunks)
+            segment = record(folder, name, datastore.tokenizer.pad_id)
+        commit(path, dataclasses.replace(state, segments=(*state.segments, segment)))
+    count = written.num_chunks
+    yield BuildEvent("done", count, count, f"Added to {path.name!r}: {_summary(written)}")
 
 
 def check_free(name: str | Path) -> None:
@@ -112,27 +134,42 @@ def _target(name: str | Path) -> Path:
     return name if isinstance(name, Path) else paths.datastores_dir() / paths.check_name(name)
 
 
-def _with_unique_ids(documents: list[Document]) -> list[Document]:
-    """The same documents; a repeated id gets a number, because an id must lead to one document."""
-    taken: set[str] = set()
-    repeats: Counter[str] = Counter()
-    result = []
+def _write(
+    folder: Path,
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    embedder: Embedder,
+    chunk_size: int,
+    taken: Sequence[Segment] = (),
+) -> Generator[BuildEvent, None, SegmentWriter]:
+    """Write documents as a segment into the empty `folder`; the writer, which has counted."""
+    writer = SegmentWriter(folder, tokenizer, chunk_size)
     for document in documents:
-        name = document.id
-        while name in taken:
-            repeats[document.id] += 1
-            name = f"{document.id}#{repeats[document.id] + 1}"
-        taken.add(name)
-        result.append(dataclasses.replace(document, id=name))
-    return result
+        for _ in writer.add(document):
+            yield BuildEvent("reading", writer.num_documents, 0)
+        if writer.num_documents % _DOCUMENTS_AT_ONCE == 0:
+            yield BuildEvent("reading", writer.num_documents, 0)
+    if not writer.num_documents:
+        raise CorpusError("There are no documents to build from. Give at least one text.")
+    writer.finish(taken)
+    yield BuildEvent("reading", writer.num_documents, writer.num_documents)
+
+    chunks = read_array(folder / CHUNKS_FILE)
+    with files.ArrayWriter(folder / EMBEDDINGS_FILE, np.float16, (embedder.dim,)) as embeddings:
+        for start in range(0, len(chunks), _EMBED_AT_ONCE):
+            yield BuildEvent("embedding", start, len(chunks))
+            texts = [tokenizer.decode(chunk) for chunk in chunks[start : start + _EMBED_AT_ONCE]]
+            embeddings.append(embedder.embed(texts).astype(np.float16))
+    yield BuildEvent("embedding", len(chunks), len(chunks))
+    return writer
 
 
-def _summary(name: str, documents: list[Document], num_chunks: int) -> str:
+def _summary(written: SegmentWriter) -> str:
     def count(number: int, word: str) -> str:
         return f"{number:,} {word}{'' if number == 1 else 's'}"
 
-    summary = f"Built {name!r}: {count(len(documents), 'document')}, {count(num_chunks, 'chunk')}."
-    repeated = len(documents) - len({document.text for document in documents})
-    if repeated:
-        summary += f" {count(repeated, 'document')} with the same text as an earlier one; all were kept."
+    summary = f"{count(written.num_documents, 'document')}, {count(written.num_chunks, 'chunk')}."
+    if written.num_repeated:
+        repeated = count(written.num_repeated, "document")
+        summary += f" {repeated} with the same text as an earlier one; all were kept."
     return summary

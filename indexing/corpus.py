@@ -35,6 +35,10 @@ class Document:
     text: str
     source: str
 
+    def pieces(self) -> Iterator[str]:
+        """The text in order, in pieces that fit in memory many times over."""
+        yield self.text
+
 
 def read_files(paths: Iterable[Path | str], names: Sequence[str] | None = None) -> Iterator[Document]:
     """Documents of .txt and .md files (one each) and .jsonl files (one a line: "text", and if wanted

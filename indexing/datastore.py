@@ -1,41 +1,49 @@
-"""A datastore: one folder of chunks, embeddings and texts, which answers chunks with neighbours.
+"""A datastore: chunks, embeddings and texts of documents, which answer chunks with neighbours.
 
-    datastore.json    what is in the folder and what it was made with, see `manifest`
-    tokenizer.json    copy of the tokenizer that made the chunks
-    chunks.npy  chunk2seq.npy  seq2chunk.npy  starts.npy      see `chunks.ChunkStore`
-    embeddings.npy    (N, d) float16, one unit vector per chunk
-    documents.jsonl   {"id", "title", "source", "text"}, one document a line
+    datastore.json    what it is and was made with, never changed, see `manifest`
+    tokenizer.json    copy of the tokenizer that makes its chunks
+    catalogue.db      what it holds at this moment, see `catalogue`
+    segments/NAME/    immutable pieces of it, see `segment`
+    index/            what makes searching faster; may be removed at any time
 
-Nothing is ever changed in a finished folder. It needs no argument to open and may be moved or copied.
+`Datastore.open` gives a snapshot: documents that are added or deleted later do not change it, `current` gives
+the next one. A folder needs no argument to open and may be moved or copied while nobody changes it. Of the
+former format 1, one flat folder of everything, there may be more; it is read as a datastore of one segment.
 """
 
-import json
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
 from indexing import files, paths
+from indexing.catalogue import State
 from indexing.chunks import ChunkStore
 from indexing.corpus import Document
-from indexing.embedder import Embedder, SentenceTransformerEmbedder
+from indexing.embedder import Embedder, open_embedder
 from indexing.errors import DatastoreError, InputError, MismatchError
-from indexing.index import FlatIndex
+from indexing.flat import open_flat
+from indexing.index import Index, open_index
 from indexing.manifest import (
-    DOCUMENTS_FILE,
-    EMBEDDINGS_FILE,
+    INDEX_FOLDER,
     MANIFEST_FILE,
+    SEGMENTS_FOLDER,
     check_files,
     damaged,
     fingerprint,
+    identity,
     read_manifest,
-    write_manifest,
 )
 from indexing.neighbours import NO_CHUNK, Neighbours
+from indexing.segment import Label, Segment, stacked
 from indexing.tokenizer import Tokenizer
+
+# How often opening begins anew because somebody changes the datastore meanwhile.
+_TRIES = 10
+_ROWS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -74,10 +82,19 @@ class DatastoreInfo:
 
 
 class Datastore:
-    """An open datastore; a `Retriever`. Make one with `Datastore.open`.
+    """One version of a datastore; a `Retriever`. Make one with `Datastore.open`.
 
-    Its embedder is loaded at the first query, unless one was given to `open`; so opening is quick.
-    Safe to use from several threads.
+    Chunks and documents are numbered through all segments; adding and deleting documents keeps the numbers,
+    compacting does not. Its embedder is loaded at the first query, unless one was given to `open`; so opening
+    is quick. Safe to use from several threads.
+
+    version      counts the changes; 1 as it was built
+    state        what the catalogue says; None in format 1
+    identity     changes whenever the datastore does
+    chunks       of all documents, deleted ones too
+    embeddings   (N, d) float16, array-like
+    alive        (N,) bool, False for chunks of deleted documents, which are never found
+    documents    by number, read from the disk when asked for
     """
 
     num_continuations = 1
@@ -86,22 +103,27 @@ class Datastore:
         self,
         path: Path,
         manifest: dict,
-        chunks: ChunkStore,
-        embeddings: np.ndarray,
-        documents: Sequence[Document],
+        segments: Sequence[Segment],
+        deleted: np.ndarray,
         tokenizer: Tokenizer,
         embedder: Embedder | None,
+        identity: str,
     ):
         self.path = path
         self.name = path.name
         self.manifest = manifest
-        self.chunks = chunks
-        self.embeddings = embeddings
-        self.documents = documents
+        self.identity = identity
+        self.state: State | None = manifest.get("state")
+        self.version = self.state.version if self.state else 1
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint(manifest)
+        self.segments = list(segments)
+        self.chunks, self.embeddings = _joined(segments, tokenizer.pad_id)
+        self.documents = Documents(segments)
+        self.deleted = deleted  # (D,) bool
+        self.alive = ~deleted[self.chunks.chunk2seq] if deleted.any() else np.ones(len(self.chunks), bool)
         self._embedder = embedder
-        self._index: FlatIndex | None = None
+        self._index: Index | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -119,6 +141,23 @@ class Datastore:
         Raises MismatchError naming both, or DatastoreError if the folder is missing, incomplete or damaged.
         """
         path = find(name_or_path)
+        for attempt in range(_TRIES):
+            before = identity(path)
+            try:
+                return cls._open(path, before, tokenizer, embedder)
+            except (DatastoreError, FileNotFoundError) as error:
+                # Somebody may have compacted or replaced it between our reading what there is and opening it.
+                if attempt + 1 < _TRIES and identity(path) != before:
+                    continue
+                if isinstance(error, FileNotFoundError):
+                    raise damaged(path, f"{Path(error.filename).name} is missing") from error
+                raise
+        raise AssertionError("the last try returns or raises")
+
+    @classmethod
+    def _open(
+        cls, path: Path, identity: str, tokenizer: Tokenizer | None, embedder: Embedder | None
+    ) -> "Datastore":
         manifest = read_manifest(path)
         check_files(path, manifest)
         own = Tokenizer.load(path)
@@ -126,16 +165,32 @@ class Datastore:
         _check_same("tokenizer", path, manifest["tokenizer"], tokenizer or own)
         if embedder is not None:
             _check_same("embedder", path, manifest["embedder"], embedder)
-        chunks = ChunkStore.load(path, own.pad_id)
-        embeddings, documents = _load_embeddings(path), _load_documents(path)
-        shape = (len(chunks), manifest["embedder"]["dim"])
-        if embeddings.shape != shape or len(documents) != chunks.num_documents:
-            raise damaged(
-                path,
-                f"{len(chunks)} chunks of {chunks.num_documents} documents do not fit to "
-                f"{embeddings.shape[0]} embeddings and {len(documents)} texts",
-            )
-        return cls(path, manifest, chunks, embeddings, documents, own, embedder)
+        try:
+            if manifest["format_version"] == 1:
+                segments = [open_flat(path)]
+            else:
+                names = [segment.name for segment in manifest["state"].segments]
+                segments = [Segment.open(path / SEGMENTS_FOLDER / name) for name in names]
+        except DatastoreError as error:
+            raise damaged(path, str(error).rstrip(".")) from error
+        shape = (manifest["chunk_size"], manifest["embedder"]["dim"])
+        for segment in segments:
+            if (segment.tokens.shape[1:], segment.embeddings.shape[1:]) != (shape[:1], shape[1:]):
+                raise damaged(path, f"chunks and embeddings of {segment.name} are not {shape} wide")
+        deleted = np.zeros(sum(segment.num_documents for segment in segments), dtype=bool)
+        first = 0
+        for segment in segments:
+            gone = manifest["state"].deleted.get(segment.name, ()) if "state" in manifest else ()
+            deleted[[first + number for number in gone]] = True
+            first += segment.num_documents
+        return cls(path, manifest, segments, deleted, own, embedder, identity)
+
+    def current(self) -> "Datastore":
+        """This snapshot if nothing has changed since, otherwise one of the datastore as it is now, with the
+        same embedder. Raises what `open` does."""
+        if identity(self.path) == self.identity:
+            return self
+        return Datastore.open(self.path, embedder=self._embedder)
 
     @property
     def tokenizer_name(self) -> str:
@@ -147,14 +202,37 @@ class Datastore:
 
     @property
     def num_documents(self) -> int:
-        return self.chunks.num_documents
+        """Without the deleted ones."""
+        return int((~self.deleted).sum())
+
+    def labels(self) -> Iterator[Label]:
+        """What names each document, in order, without the deleted ones."""
+        first = 0
+        for segment in self.segments:
+            for number in range(segment.num_documents):
+                if not self.deleted[first + number]:
+                    yield segment.label(number)
+            first += segment.num_documents
+
+    def number_of(self, document_id: str) -> int:
+        """The number of the document with this id. Raises InputError if there is none, or no longer."""
+        first = 0
+        for segment in self.segments:
+            number = segment.find(document_id)
+            if number is not None and not self.deleted[first + number]:
+                return first + number
+            first += segment.num_documents
+        raise InputError(
+            f"The datastore {self.name!r} has no document {document_id!r}. See which it has with "
+            f"`python -m indexing documents {self.name}`."
+        )
 
     @property
     def embedder(self) -> Embedder:
         """The embedder, loaded now if it was not yet. Raises MismatchError if it has changed since."""
         with self._lock:
             if self._embedder is None:
-                embedder = SentenceTransformerEmbedder(self.embedder_name)
+                embedder = open_embedder(self.embedder_name)
                 _check_same("embedder", self.path, self.manifest["embedder"], embedder)
                 self._embedder = embedder
             return self._embedder
@@ -237,34 +315,89 @@ class Datastore:
         return hits
 
     def provenance(self, chunk_id: int) -> Provenance:
-        document = self.documents[self.chunks.chunk2seq[chunk_id]]
-        offset = int(self.chunks.starts[chunk_id])
-        return Provenance(document.id, document.title, offset, document.source)
+        """Raises DatastoreError if the chunk's document was deleted; so do `text` and `continuation`."""
+        segment, row = self._place(chunk_id)
+        label = segment.label(int(segment.chunk2seq[row]))
+        return Provenance(label.id, label.title, int(segment.starts[row]), label.source)
 
     def text(self, chunk_id: int) -> str:
         """The piece of the document's text that the chunk was made from."""
-        end = self.chunks.starts[chunk_id + 1] if self._continues(chunk_id) else None
-        return self.documents[self.chunks.chunk2seq[chunk_id]].text[self.chunks.starts[chunk_id] : end]
+        segment, row = self._place(chunk_id)
+        return segment.text(row)
 
     def continuation(self, chunk_id: int) -> str:
         """The text of the chunk that follows in the document; empty after its last."""
-        return self.text(chunk_id + 1) if self._continues(chunk_id) else ""
+        segment, row = self._place(chunk_id)
+        last = row + 1 == len(segment) or segment.chunk2seq[row + 1] != segment.chunk2seq[row]
+        return "" if last else segment.text(row + 1)
 
-    def _continues(self, chunk_id: int) -> bool:
-        of = self.chunks.chunk2seq
-        return chunk_id + 1 < len(of) and bool(of[chunk_id + 1] == of[chunk_id])
+    def _place(self, chunk_id: int) -> tuple[Segment, int]:
+        if not 0 <= chunk_id < len(self.chunks):
+            raise InputError(
+                f"Expected the number of a chunk from 0 to {len(self.chunks) - 1}, got {chunk_id}. "
+                f"Was it found in another datastore than {self.name!r}, or before it was compacted?"
+            )
+        if not self.alive[chunk_id]:
+            raise DatastoreError(
+                f"The document of chunk {chunk_id} was deleted from {self.name!r}. Search again."
+            )
+        row = int(chunk_id)
+        for segment in self.segments:
+            if row < len(segment):
+                return segment, row
+            row -= len(segment)
+        raise AssertionError("the segments have as many chunks as the datastore")
 
-    def _has_text(self, chunks: np.ndarray) -> np.ndarray:
-        """(n, m) -> (n,) bool: whether there is a token besides padding and end marks."""
-        return ((chunks != self.tokenizer.pad_id) & (chunks != self.tokenizer.end_id)).any(axis=-1)
+    def _has_text(self) -> np.ndarray:
+        """(N,) bool: whether a chunk has a token besides padding and end marks."""
+        marks = (self.tokenizer.pad_id, self.tokenizer.end_id)
+        result = np.empty(len(self.chunks), dtype=bool)
+        for start in range(0, len(result), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            result[rows] = ~np.isin(self.chunks.tokens[rows], marks).all(axis=1)
+        return result
 
-    def _open_index(self) -> FlatIndex:
+    def _open_index(self) -> Index:
         """Over the chunks that say something: an end mark alone is nobody's neighbour."""
         with self._lock:
             if self._index is None:
-                rows = np.flatnonzero(self._has_text(self.chunks.tokens))
-                self._index = FlatIndex(self.embeddings[rows], self.chunks.chunk2seq[rows], ids=rows)
+                state = self.state
+                kept = state is not None and not paths.is_bundled(self.path)
+                parts = [(self.fingerprint, len(self.chunks))]
+                if state is not None:
+                    parts = [(segment.fingerprint, segment.num_chunks) for segment in state.segments]
+                self._index = open_index(
+                    self.embeddings,
+                    self.chunks.chunk2seq,
+                    self.alive & self._has_text(),
+                    parts,
+                    folder=self.path / INDEX_FOLDER if kept else None,
+                )
             return self._index
+
+
+class Documents(Sequence[Document]):
+    """The documents of some segments by number, each read from the disk when it is asked for."""
+
+    def __init__(self, segments: Sequence[Segment]):
+        self._segments = segments
+
+    def __len__(self) -> int:
+        return sum(segment.num_documents for segment in self._segments)
+
+    @overload
+    def __getitem__(self, number: int) -> Document: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Document]: ...
+    def __getitem__(self, number: int | slice) -> Document | list[Document]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(len(self))[number]]
+        number = range(len(self))[number]  # raises IndexError, and counts from the end
+        for segment in self._segments:
+            if number < segment.num_documents:
+                return segment.document(number)
+            number -= segment.num_documents
+        raise AssertionError("the segments have as many documents as there are")
 
 
 def list_datastores() -> list[DatastoreInfo]:
@@ -298,33 +431,6 @@ def find(name_or_path: str | Path) -> Path:
     return paths.datastore_dir(name_or_path)
 
 
-def save(
-    folder: Path,
-    chunks: ChunkStore,
-    embeddings: np.ndarray,
-    documents: Sequence[Document],
-    tokenizer: Tokenizer,
-    embedder: Embedder,
-) -> None:
-    """Fill an empty `folder`. Not atomic by itself: `build` does it inside `files.new_folder`."""
-    tokenizer.save(folder)
-    chunks.save(folder)
-    files.save_array(folder / EMBEDDINGS_FILE, embeddings)
-    with open(folder / DOCUMENTS_FILE, "w", encoding="utf-8", newline="\n") as file:
-        for document in documents:
-            file.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
-    facts = {
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
-        "embedder": {"name": embedder.name, "fingerprint": embedder.fingerprint, "dim": embedder.dim},
-        "chunk_size": chunks.chunk_size,
-        "num_documents": chunks.num_documents,
-        "num_chunks": len(chunks),
-        "num_tokens": int((chunks.tokens != chunks.pad_id).sum()),
-    }
-    write_manifest(folder, facts)
-
-
 def _check_same(kind: str, path: Path, built_with: dict, used: Tokenizer | Embedder) -> None:
     if used.fingerprint != built_with["fingerprint"]:
         raise MismatchError(
@@ -334,16 +440,23 @@ def _check_same(kind: str, path: Path, built_with: dict, used: Tokenizer | Embed
         )
 
 
-def _load_embeddings(path: Path) -> np.ndarray:
-    try:
-        return np.load(path / EMBEDDINGS_FILE, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise damaged(path, f"{EMBEDDINGS_FILE} cannot be read ({error})") from error
-
-
-def _load_documents(path: Path) -> list[Document]:
-    try:
-        with open(path / DOCUMENTS_FILE, "rb") as file:
-            return [Document(**json.loads(line)) for line in file]
-    except (OSError, ValueError, TypeError) as error:
-        raise damaged(path, f"{DOCUMENTS_FILE} cannot be read ({error})") from error
+def _joined(segments: Sequence[Segment], pad_id: int) -> tuple[ChunkStore, np.ndarray]:
+    """The chunks and the embeddings of all segments, end to end. Small arrays are put together in memory."""
+    documents = np.cumsum([0, *(segment.num_documents for segment in segments)])
+    chunks = np.cumsum([0, *(len(segment) for segment in segments)])
+    chunk2seq, seq2chunk = segments[0].chunk2seq, segments[0].seq2chunk
+    if len(segments) > 1:
+        chunk2seq = np.concatenate(
+            [segment.chunk2seq + first for segment, first in zip(segments, documents, strict=False)]
+        )
+        seq2chunk = np.concatenate(
+            [segment.seq2chunk + first for segment, first in zip(segments, chunks, strict=False)]
+        )
+    store = ChunkStore(
+        stacked([segment.tokens for segment in segments]),
+        chunk2seq,
+        seq2chunk,
+        stacked([segment.starts for segment in segments]),
+        pad_id,
+    )
+    return store, stacked([segment.embeddings for segment in segments])

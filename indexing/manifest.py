@@ -1,25 +1,31 @@
-"""datastore.json: what a datastore's folder holds and what it was made with, and whether it still does.
+"""datastore.json and what it tells of a datastore's folder: what it holds, what it was made with, and whether
+its files still are what they were.
 
-It is written last, so that a folder is a datastore exactly when it has one.
+Format 2 is a living datastore: datastore.json says what it is and is never changed, the catalogue says what
+it holds at the moment. Format 1 is one flat folder, written once, whose datastore.json says both.
 """
 
 import hashlib
 import json
+import os
+import threading
 from pathlib import Path
 
-from indexing import files
+from indexing import catalogue, files
 from indexing.chunks import CHUNK2SEQ_FILE, CHUNKS_FILE, SEQ2CHUNK_FILE, STARTS_FILE
 from indexing.errors import DatastoreError
+from indexing.segment import DOCUMENTS_FILE, EMBEDDINGS_FILE
 from indexing.tokenizer import TOKENIZER_FILE
 
 MANIFEST_FILE = "datastore.json"
-EMBEDDINGS_FILE = "embeddings.npy"
-DOCUMENTS_FILE = "documents.jsonl"
+SEGMENTS_FOLDER = "segments"
+INDEX_FOLDER = "index"
 FORMAT = "retro-datastore"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METRIC = "squared L2"
 
-FILES = (
+# Of format 1, in the order of its fingerprint.
+FLAT_FILES = (
     TOKENIZER_FILE,
     CHUNKS_FILE,
     CHUNK2SEQ_FILE,
@@ -28,26 +34,35 @@ FILES = (
     EMBEDDINGS_FILE,
     DOCUMENTS_FILE,
 )
-# Field -> type of everything in datastore.json that is read.
-_MANIFEST = {
+# Field -> type of what is read from datastore.json, in both formats and in format 1.
+_IDENTITY = {
     "format": str,
     "format_version": int,
     "created": str,
     "tokenizer": {"name": str, "fingerprint": str},
     "embedder": {"name": str, "fingerprint": str, "dim": int},
-    "metric": str,
     "chunk_size": int,
+}
+_FLAT = {
     "num_documents": int,
     "num_chunks": int,
     "num_tokens": int,
-    "files": {name: {"bytes": int, "sha256": str} for name in FILES},
+    "files": {name: {"bytes": int, "sha256": str} for name in FLAT_FILES},
 }
-# Up to this size the content is hashed each time a datastore opens (0.1 s); above, on request.
-_HASH_AT_OPEN = 64 << 20
+# Up to this size the content is hashed when a datastore opens, once in a process as long as no file seems
+# changed (about a second a GB); above, on request.
+_HASH_AT_OPEN = 1 << 30
+
+_hashing = threading.Lock()
+_hashes: dict[tuple[int, int, int, int], str] = {}  # (device, inode, time of change, size) -> sha256
 
 
 def read_manifest(path: Path) -> dict:
-    """datastore.json of the folder `path`. Raises DatastoreError if there is none that we can use."""
+    """What the datastore in the folder `path` is and holds now: the fields of datastore.json in format 1; in
+    format 2 also `version` and `state` (`catalogue.State`), and `files` by their paths in the folder.
+
+    Raises DatastoreError if there is none that we can use.
+    """
     file = path / MANIFEST_FILE
     if not path.exists():
         files.recover(path)
@@ -60,53 +75,94 @@ def read_manifest(path: Path) -> dict:
         manifest = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, f"{MANIFEST_FILE} cannot be read ({error})") from error
-    if isinstance(manifest, dict) and manifest.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+    if isinstance(manifest, dict) and manifest.get("format_version", 1) not in (1, FORMAT_VERSION):
         raise DatastoreError(
             f"Datastore {path.name!r} has format version {manifest['format_version']!r}, expected "
-            f"{FORMAT_VERSION}. Build it again with this program."
+            f"{FORMAT_VERSION} or 1. Use the version of this program that made it, or build it again."
         )
-    if wrong := _differs(manifest, _MANIFEST):
+    if wrong := _differs(manifest, _IDENTITY):
         raise damaged(path, f"{MANIFEST_FILE} has no proper {wrong!r}")
-    return manifest
+    if manifest["format_version"] == 1:
+        if wrong := _differs(manifest, _FLAT):
+            raise damaged(path, f"{MANIFEST_FILE} has no proper {wrong!r}")
+        return manifest
+    return {**manifest, **_contents(catalogue.read(path))}
+
+
+def _contents(state: catalogue.State) -> dict:
+    alive = [
+        (segment, segment.num_documents - len(state.deleted.get(segment.name, ())))
+        for segment in state.segments
+    ]
+    named = {name: vars(facts) for name, facts in state.files.items()}
+    for segment in state.segments:
+        for name, facts in segment.files.items():
+            named[f"{SEGMENTS_FOLDER}/{segment.name}/{name}"] = vars(facts)
+    return {
+        "version": state.version,
+        "state": state,
+        "num_documents": sum(count for _, count in alive),
+        "num_chunks": sum(segment.num_chunks for segment in state.segments),
+        "num_tokens": sum(segment.num_tokens for segment in state.segments),
+        "files": named,
+    }
+
+
+def identity(path: Path) -> str:
+    """A word that changes whenever the datastore in the folder `path` does; cheap to ask for."""
+    if (path / catalogue.CATALOGUE_FILE).exists():
+        return catalogue.checksum(path)
+    try:
+        facts = (path / MANIFEST_FILE).stat()
+    except OSError:
+        return ""
+    return f"{facts.st_ino}-{facts.st_mtime_ns}"
 
 
 def fingerprint(manifest: dict) -> str:
-    """sha256 over the files' sha256: equal for two datastores exactly when their content is."""
-    lines = (f"{name} {manifest['files'][name]['sha256']}\n" for name in FILES)
+    """sha256 over the files' sha256 and what is deleted: equal for two datastores exactly when their content
+    is."""
+    named = manifest["files"]
+    lines = [f"{name} {named[name]['sha256']}\n" for name in FLAT_FILES if name in named]
+    if state := manifest.get("state"):
+        for place, segment in enumerate(state.segments):
+            deleted = sorted(state.deleted.get(segment.name, ()))
+            lines.append(f"{place} {segment.fingerprint} {deleted}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def write_manifest(folder: Path, facts: dict) -> None:
-    """Write datastore.json from `facts`, adding what the program knows: format, sizes and hashes."""
-    contents = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in FILES
-    }
-    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "metric": METRIC}
-    files.write_json(folder / MANIFEST_FILE, {**head, **facts, "files": contents})
+def file_facts(file: Path) -> catalogue.FileFacts:
+    return catalogue.FileFacts(bytes=file.stat().st_size, sha256=_sha256(file))
 
 
 def check_files(path: Path, manifest: dict, hash_all: bool = False) -> bool:
     """Raise DatastoreError naming the first file that is not as it was built.
 
-    Sizes are compared always, sha256 if the folder is small or `hash_all` is set; True if they were.
+    Sizes are compared always, sha256 if the folder is not large or `hash_all` is set, which also reads files
+    again that did not seem to change since the last time; True if hashes were compared.
     """
-    for name in FILES:
-        expected = manifest["files"][name]["bytes"]
+    named = manifest["files"]
+    if hash_all:
+        with _hashing:
+            _hashes.clear()
+    hash_all = hash_all or sum(facts["bytes"] for facts in named.values()) <= _HASH_AT_OPEN
+    for name, facts in named.items():
         try:
             size = (path / name).stat().st_size
         except OSError as error:
             raise damaged(path, f"{name} is missing") from error
-        if size != expected:
-            raise damaged(path, f"{name} has {size:,} bytes instead of {expected:,}")
-    hash_all = hash_all or sum(manifest["files"][name]["bytes"] for name in FILES) <= _HASH_AT_OPEN
-    for name in FILES if hash_all else ():
-        if _sha256(path / name) != manifest["files"][name]["sha256"]:
+        if size != facts["bytes"]:
+            raise damaged(path, f"{name} has {size:,} bytes instead of {facts['bytes']:,}")
+        if hash_all and _sha256(path / name) != facts["sha256"]:
             raise damaged(path, f"the content of {name} has changed since it was built")
     return hash_all
 
 
 def damaged(path: Path, what: str) -> DatastoreError:
-    return DatastoreError(f"Datastore {path.name!r} is damaged: {what}. Build it again.")
+    return DatastoreError(
+        f"Datastore {path.name!r} is damaged: {what}. Restore it from a copy or an exported bundle, "
+        "or build it again."
+    )
 
 
 def _differs(value: object, expected: object, at: str = "content") -> str:
@@ -120,4 +176,12 @@ def _differs(value: object, expected: object, at: str = "content") -> str:
 
 def _sha256(file: Path) -> str:
     with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        facts = os.fstat(opened.fileno())
+        key = (facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+        with _hashing:
+            known = _hashes.get(key)
+        if known is None:
+            known = hashlib.file_digest(opened, "sha256").hexdigest()
+            with _hashing:
+                _hashes[key] = known
+    return known

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import SENTENCES
 
-from indexing import paths
+from indexing import files, paths
 from indexing.build import build
 from indexing.corpus import Document, read_files, read_text
 from indexing.datastore import Datastore, list_datastores
@@ -30,14 +30,15 @@ def listed() -> dict[str, int]:
 
 def leftovers() -> list[str]:
     folder = paths.datastores_dir()
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    return [name for name in found if not name.endswith(".lock")]
 
 
 def test_events_count_up_through_the_stages(tokenizer, embedder):
     events = list(build("notes", iter(texts(120)), tokenizer, embedder, chunk_size=M))
     stages = list(dict.fromkeys(event.stage for event in events))
-    assert stages == ["reading", "chunking", "embedding", "saving", "done"]
-    for stage in ("reading", "chunking", "embedding"):
+    assert stages == ["reading", "embedding", "saving", "done"]
+    for stage in ("reading", "embedding"):
         counts = [event.done for event in events if event.stage == stage]
         assert counts == sorted(counts) and len(counts) > 2
         last = [event for event in events if event.stage == stage][-1]
@@ -75,7 +76,7 @@ def test_a_broken_line_builds_nothing(tokenizer, embedder, tmp_path):
     assert listed() == {} and leftovers() == []
 
 
-@pytest.mark.parametrize("stage", ["reading", "chunking", "embedding", "saving"])
+@pytest.mark.parametrize("stage", ["reading", "embedding", "saving"])
 def test_closing_the_generator_leaves_nothing(tokenizer, embedder, stage):
     events = build("notes", texts(120), tokenizer, embedder, chunk_size=M)
     next(event for event in events if event.stage == stage)
@@ -91,15 +92,14 @@ def test_an_existing_name_is_refused_or_replaced_whole(tokenizer, embedder, monk
     with pytest.raises(InputError, match="cannot be used as a name"):
         next(build("../notes", texts(2), tokenizer, embedder))
 
-    save = np.save
-    monkeypatch.setattr(
-        np, "save", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+    close = files.ArrayWriter.close
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(files.ArrayWriter, "close", lambda self: (_ for _ in ()).throw(full))
     with pytest.raises(DatastoreError, match="Cannot write the datastore 'notes'.*No space left.*RETRO_HOME"):
         list(build("notes", texts(2), tokenizer, embedder, replace=True))
     assert Datastore.open("notes").fingerprint == before and leftovers() == ["notes"]
 
-    monkeypatch.setattr(np, "save", save)
+    monkeypatch.setattr(files.ArrayWriter, "close", close)
     list(build("notes", texts(2), tokenizer, embedder, replace=True))
     assert Datastore.open("notes").num_documents == 2 and leftovers() == ["notes"]
 
@@ -107,10 +107,10 @@ def test_an_existing_name_is_refused_or_replaced_whole(tokenizer, embedder, monk
 def test_the_second_of_two_builds_of_one_name_is_told_so(tokenizer, embedder):
     slow = build("notes", texts(60), tokenizer, embedder, chunk_size=M)
     next(slow)
-    list(build("notes", texts(1), tokenizer, embedder))
-    with pytest.raises(DatastoreError, match="exists already"):
-        list(slow)
-    assert Datastore.open("notes").num_documents == 1 and leftovers() == ["notes"]
+    with pytest.raises(DatastoreError, match="'notes' is being changed at this moment.*Wait until"):
+        list(build("notes", texts(1), tokenizer, embedder))
+    assert list(slow)[-1].stage == "done"
+    assert Datastore.open("notes").num_documents == 60 and leftovers() == ["notes"]
 
 
 KILLED = """
@@ -118,7 +118,7 @@ import sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
 from conftest import SENTENCES
 from fakes import HashingEmbedder
-from indexing import files
+from indexing import catalogue, files
 from indexing.build import build
 from indexing.corpus import read_text
 from indexing.tokenizer import train_byte_level_bpe
@@ -131,15 +131,15 @@ embedder = HashingEmbedder()
 if {stage!r} == "embedding":
     embedder.embed = wait
 elif {stage!r} == "saving":
-    files.save_array = wait
-else:
     files.write_json = wait
+else:
+    catalogue.create = wait
 tokenizer = train_byte_level_bpe(SENTENCES * 3, vocab_size=400, name="tiny")
 list(build("notes", [read_text(s) for s in SENTENCES], tokenizer, embedder, replace={replace}))
 """
 
 
-@pytest.mark.parametrize("stage", ["embedding", "saving", "manifest"])
+@pytest.mark.parametrize("stage", ["embedding", "saving", "commit"])
 @pytest.mark.parametrize("existing", [False, True])
 def test_sigkill_leaves_what_was_there_and_the_name_usable(tokenizer, embedder, stage, existing):
     if existing:
@@ -151,6 +151,6 @@ def test_sigkill_leaves_what_was_there_and_the_name_usable(tokenizer, embedder, 
         assert process.stdout.readline() == "now\n"
         os.kill(process.pid, signal.SIGKILL)
     assert listed() == ({"notes": 1} if existing else {})
-    assert len(leftovers()) == (stage != "embedding") + existing
+    assert len(leftovers()) == 1 + existing
     list(build("notes", texts(3), tokenizer, embedder, replace=existing))
     assert Datastore.open("notes").num_documents == 3 and leftovers() == ["notes"]

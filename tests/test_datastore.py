@@ -11,11 +11,12 @@ import pytest
 from conftest import SENTENCES
 from fakes import HashingEmbedder
 
-from indexing import manifest, paths
+from indexing import paths
 from indexing.build import build
 from indexing.corpus import Document, read_text
 from indexing.datastore import Datastore, list_datastores
 from indexing.errors import DatastoreError, InputError, MismatchError
+from indexing.segment import SEGMENT_FILES
 from indexing.tokenizer import train_byte_level_bpe
 
 M = 16
@@ -138,11 +139,14 @@ def test_another_tokenizer_embedder_or_chunk_size_is_refused_with_both_names(dat
         datastore.retrieve(np.ones((1, 64), dtype=np.int64), 2)
 
 
+DAMAGES = ("flip", "cut", "gone", "zeros")
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        *itertools.product(manifest.FILES, ("flip", "cut", "gone", "zeros")),
-        *itertools.product(["datastore.json"], ("cut", "gone", "zeros")),
+        *itertools.product((f"segments/000001/{name}" for name in SEGMENT_FILES), DAMAGES),
+        *itertools.product(["datastore.json", "tokenizer.json", "catalogue.db"], DAMAGES),
     ],
 )
 def test_damage_is_found_and_named(datastore, name, damage):
@@ -166,9 +170,10 @@ def test_manifests_of_other_kinds_are_refused(datastore):
     file = datastore.path / "datastore.json"
     content = json.loads(file.read_text())
     for change, sentence in [
-        ({"format_version": 2}, "has format version 2, expected 1"),
-        ({"files": []}, "no proper 'files'"),
-        ({"num_chunks": "8"}, "no proper 'num_chunks'"),
+        ({"format_version": 3}, "has format version 3, expected 2 or 1"),
+        ({"chunk_size": "16"}, "no proper 'chunk_size'"),
+        ({"format_version": 1}, "no proper 'num_documents'"),
+        ({"created": "yesterday"}, "datastore.json has .* bytes instead of"),
         ({"embedder": {"name": "x", "fingerprint": "y"}}, "no proper 'dim'"),
     ]:
         file.write_text(json.dumps(content | change))
@@ -185,6 +190,7 @@ def test_list_shows_the_users_own_before_the_bundled(datastore, tokenizer, embed
     monkeypatch.setattr(paths, "ASSETS", tmp_path / "assets")
     for name in ("notes", "bundled"):
         list(build(tmp_path / "assets" / "datastores" / name, documents()[:1], tokenizer, embedder))
+    assert Datastore.open("notes").num_documents == 8  # and opening it finds the user's own
     (paths.datastores_dir() / "not-one").mkdir()
     infos = list_datastores()
     assert [(info.name, info.bundled, info.num_documents) for info in infos] == [
