@@ -9,7 +9,6 @@ ones fail at once until `rest_seconds` have passed: a server that is down costs 
 """
 
 import json
-import math
 import random
 import threading
 import time
@@ -26,7 +25,7 @@ from indexing.chunks import ChunkStore
 from indexing.datastore import Provenance
 from indexing.embedder import Embedder
 from indexing.errors import ConfigError, InputError, MismatchError, RetroError, ServiceError
-from indexing.neighbours import NO_CHUNK, Neighbours
+from indexing.neighbours import NO_CHUNK, SQUARED_L2, Neighbours
 from indexing.tokenizer import Tokenizer
 
 # What our service takes in one request.
@@ -163,8 +162,7 @@ class ServiceClient:
                     _text(hit[field])
                 for field in ("chunk_id", "offset"):
                     _count(hit[field])
-                if not math.isfinite(hit["distance"]):
-                    raise ValueError("distance")
+                _finite(hit["distance"])
         except (KeyError, TypeError, ValueError) as error:
             raise self._unusable(f"a hit of /v1/search has no proper {_clause(error)}") from error
         return hits
@@ -376,8 +374,7 @@ class RemoteRetriever:
             self._origins.update(origins)
             while len(self._origins) > _ORIGINS_KEPT:
                 self._origins.popitem(last=False)
-        ids, distances = found.ids.reshape(*shape, k), found.distances.reshape(*shape, k)
-        return Neighbours(ids, distances, found.tokens.reshape(*shape, k, -1), found.pad_id)
+        return found.reshape(*shape)
 
     def provenance(self, chunk_id: int) -> Provenance:
         """Where a chunk that `retrieve` found comes from. Raises InputError for any other."""
@@ -500,18 +497,27 @@ def _neighbours(answer: dict, n: int, k: int, info: RemoteInfo) -> Neighbours:
     missing = ids == NO_CHUNK
     if (missing[:, :-1] & ~missing[:, 1:]).any():
         raise ValueError("order of ids")
-    distances = np.array(
-        [[np.inf if value is None else float(value) for value in row] for row in answer["distances"]],
-        dtype=np.float32,
-    ).reshape(n, k)
-    if (np.isfinite(distances) == missing).any() or np.isnan(distances).any():
-        raise ValueError("distances")
+    distances = _numbers(answer, "distances", (n, k), np.inf)
+    scores = None if answer["scores"] is None else _numbers(answer, "scores", (n, k), -np.inf)
+    measure = _text(answer["measure"])
+    ordered_by = distances if measure == SQUARED_L2 else scores
+    if ordered_by is not None and (np.isfinite(ordered_by) == missing).any():
+        raise ValueError("scores" if ordered_by is scores else "distances")
     if answer["pad_id"] != info.pad_id:
         raise ValueError("pad_id")
     tokens = _whole_numbers(answer, "tokens", (n, k, 2 * info.chunk_size), 0, info.vocab_size - 1)
     if (tokens[missing] != info.pad_id).any():
         raise ValueError("tokens of missing neighbours")
-    return Neighbours(ids, distances, tokens, info.pad_id)
+    return Neighbours(ids, distances, tokens, info.pad_id, measure, scores)
+
+
+def _numbers(answer: dict, field: str, shape: tuple, missing: float) -> np.ndarray:
+    """float32, `missing` in the place of null."""
+    try:
+        rows = [[missing if value is None else _finite(value) for value in row] for row in answer[field]]
+        return np.array(rows, dtype=np.float32).reshape(shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(field) from error
 
 
 def _whole_numbers(answer: dict, field: str, shape: tuple, least: int, most: int) -> np.ndarray:
@@ -540,6 +546,12 @@ def _origins(answer: dict, ids: np.ndarray) -> dict[int, Provenance]:
         for said, chunk in zip(row, chunks, strict=True)
         if chunk != NO_CHUNK
     }
+
+
+def _finite(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
+        raise ValueError("number")
+    return float(value)
 
 
 def _text(value: object) -> str:

@@ -19,6 +19,7 @@ import hmac
 import ipaddress
 import json
 import logging
+import math
 import re
 import socket
 import threading
@@ -40,7 +41,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from indexing import wire
 from indexing.datastore import Datastore
 from indexing.errors import ConfigError, DatastoreError, InputError, MismatchError
-from indexing.neighbours import NO_CHUNK
+from indexing.neighbours import NO_CHUNK, Neighbours
 
 API_VERSION = 1
 DEFAULT_HOST = "127.0.0.1"
@@ -408,10 +409,10 @@ def _retrieve(datastore: Datastore, query: RetrieveQuery) -> dict[str, Any]:
     """A neighbour that is missing has the id -1, no distance, no origin, and tokens of padding only."""
     if query.chunks is not None:
         found = datastore.retrieve(_parse_chunks(datastore, query.chunks), query.k)
-        ids, distances, tokens = found.ids, found.distances, found.tokens
     else:
         ids, distances = datastore.nearest(query.texts or (), query.k)
         tokens = datastore.chunks.retrieved_tokens(ids, datastore.num_continuations)
+        found = Neighbours(ids, distances, tokens, datastore.tokenizer.pad_id)
     return {
         "datastore": datastore.name,
         "version": datastore.version,
@@ -419,14 +420,21 @@ def _retrieve(datastore: Datastore, query: RetrieveQuery) -> dict[str, Any]:
         "tokenizer": datastore.tokenizer.fingerprint,
         "pad_id": datastore.tokenizer.pad_id,
         "distance": _DISTANCE,
-        "ids": ids.tolist(),
-        "distances": [[value if np.isfinite(value) else None for value in row] for row in distances.tolist()],
-        "tokens": tokens.tolist(),
+        "measure": found.measure,
+        "ids": found.ids.tolist(),
+        "distances": _finite(found.distances),
+        "scores": None if found.scores is None else _finite(found.scores),
+        "tokens": found.tokens.tolist(),
         "origins": [
             [None if chunk == NO_CHUNK else asdict(datastore.provenance(chunk)) for chunk in row]
-            for row in ids.tolist()
+            for row in found.ids.tolist()
         ],
     }
+
+
+def _finite(values: np.ndarray) -> list[list[float | None]]:
+    """(n, k) for JSON, which has no infinity."""
+    return [[value if math.isfinite(value) else None for value in row] for row in values.tolist()]
 
 
 def _parse_chunks(datastore: Datastore, chunks: list[list[int]]) -> np.ndarray:
@@ -452,13 +460,15 @@ class _Library:
     def __init__(self, datastores: Sequence[Datastore]):
         self._open = {datastore.name: datastore for datastore in datastores}
         self.names = list(self._open)
+        self._lock = threading.Lock()
 
     def newest(self, name: str | None = None) -> Datastore:
         """The snapshot to answer one request with. Raises `_Refused` (404) for a name that is not served."""
         name = self.names[0] if name is None else name
         if name not in self._open:
             raise _Refused(404, "No datastore of this name is served here. GET /v1/datastores lists them.")
-        newest = self._open[name] = self._open[name].current()
+        with self._lock:  # so that a new version is opened once
+            newest = self._open[name] = self._open[name].current()
         return newest
 
 
