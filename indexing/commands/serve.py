@@ -1,0 +1,67 @@
+"""python -m indexing serve: answer programs over HTTP, see docs/service.md."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from indexing import paths
+from indexing.datastore import Datastore
+from indexing.errors import ConfigError
+
+
+def add(commands) -> None:
+    command = commands.add_parser("serve", help="answer programs over HTTP")
+    command.set_defaults(run=_serve)
+    command.add_argument(
+        "names", metavar="NAME", nargs="+", help="datastores; the first answers who asks for none by name"
+    )
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    command.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (%(default)s)")
+    command.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=Path,
+        help="file with the token that requests must carry; or set RETRO_SERVICE_TOKEN",
+    )
+    command.add_argument(
+        "--host-name",
+        metavar="DOMAIN",
+        action="append",
+        default=[],
+        help="name that requests may call this computer by; may be repeated",
+    )
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    # Half a second of FastAPI, which no other command needs.
+    from indexing import service
+
+    token = paths.service_token()
+    if arguments.token_file is not None:
+        token = _read_token(arguments.token_file)
+    service.check_token(arguments.host, token)  # before seconds are spent on opening
+    datastores = [Datastore.open(name) for name in arguments.names]
+    server = service.server(datastores, arguments.host, token, arguments.host_name)
+    with service.listen(arguments.host, arguments.port) as listening:
+        for datastore in datastores:
+            print(f"opening {datastore.name}", file=sys.stderr, flush=True)
+            datastore.nearest(["What is asked first need not wait."], 1)
+        host, port = listening.getsockname()[:2]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        print(f"serving {', '.join(arguments.names)} at {address}  (Ctrl-C stops)", flush=True)
+        logging.basicConfig(
+            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+        )
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        server.run(sockets=[listening])
+
+
+def _read_token(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not plain ASCII text"
+        raise ConfigError(
+            f"Cannot read the token in {file}: {reason}. Write it there on one line."
+        ) from error
