@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -60,13 +61,24 @@ class ArrayWriter:
 
     The finished file is byte for byte what `numpy.save` writes of the whole. Use it as a context manager: the
     header tells the true number of rows, and the file is on the disk, once the block has ended well.
+
+    keep  rows that an unfinished file has already, to go on after them; whatever follows them is cut off.
+          Raises ValueError if the file does not have as many.
     """
 
-    def __init__(self, path: Path, dtype: np.typing.DTypeLike, row_shape: tuple[int, ...] = ()):
+    def __init__(
+        self, path: Path, dtype: np.typing.DTypeLike, row_shape: tuple[int, ...] = (), keep: int = 0
+    ):
         self.dtype, self.row_shape = np.dtype(dtype), tuple(row_shape)
-        self._rows = 0
-        self._file = open(path, "wb")  # noqa: SIM115 - closed by `close`
-        self._file.write(self._header())
+        self._rows = keep
+        header = self._header()
+        size = len(header) + keep * self.dtype.itemsize * math.prod(self.row_shape)
+        if keep and (not path.is_file() or path.stat().st_size < size):
+            raise ValueError(f"{path.name} has fewer than {keep} rows")
+        self._file = open(path, "r+b" if keep else "wb")  # noqa: SIM115 - closed by `close`
+        self._file.write(header)
+        self._file.truncate(size)
+        self._file.seek(size)
 
     def __len__(self) -> int:
         return self._rows
@@ -79,12 +91,16 @@ class ArrayWriter:
         self._file.write(rows.astype(self.dtype, order="C", copy=False).tobytes())
         self._rows += len(rows)
 
+    def sync(self) -> None:
+        """Put the rows so far on the disk, so that `keep` finds them after a crash."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Write the header anew and put everything on the disk."""
         self._file.seek(0)
         self._file.write(self._header())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self.sync()
         self._file.close()
 
     def __enter__(self) -> "ArrayWriter":

@@ -95,3 +95,20 @@ def test_arrays_written_row_by_row_are_what_numpy_saves(tmp_path):
         files.ArrayWriter(tmp_path / "x", np.int64) as writer,
     ):
         writer.append(np.zeros((2, 3)))
+
+
+def test_rows_are_appended_to_an_unfinished_file(tmp_path):
+    whole = np.random.default_rng(3).integers(0, 1 << 16, (101, 7)).astype(np.uint16)
+    path = tmp_path / "rows.npy"
+    writer = files.ArrayWriter(path, np.uint16, (7,))
+    writer.append(whole[:53])
+    writer.sync()  # and then the process dies: the header tells of no rows yet
+    writer.append(whole[80:])
+    writer._file.close()
+    with files.ArrayWriter(path, np.uint16, (7,), keep=53) as writer:
+        assert len(writer) == 53
+        writer.append(whole[53:])
+    np.save(tmp_path / "saved.npy", whole)
+    assert path.read_bytes() == (tmp_path / "saved.npy").read_bytes()
+    with pytest.raises(ValueError, match="fewer than 102 rows"):
+        files.ArrayWriter(path, np.uint16, (7,), keep=102)
