@@ -97,14 +97,14 @@ class Tokenizer:
 
     def encode_many(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """`encode_with_offsets` of each text, on several cores."""
-        blocks = [list(_blocks(text)) for text in texts]
-        flat = [block for parts in blocks for block in parts]
+        cut = [list(blocks(text)) for text in texts]
+        flat = [block for parts in cut for block in parts]
         if len(flat) == 1:  # no threads for one
             encodings = iter([self._encoder.encode(flat[0], add_special_tokens=False)])
         else:
             encodings = iter(self._encoder.encode_batch(flat, add_special_tokens=False))
         results = []
-        for parts in blocks:
+        for parts in cut:
             ids: list[int] = []
             starts: list[int] = []
             base = 0
@@ -251,7 +251,7 @@ def _without_marks(inner: tokenizers.Tokenizer, rules: dict, marks: tuple[int, .
     return encoder
 
 
-def _blocks(text: str) -> Iterable[str]:
+def blocks(text: str) -> Iterable[str]:
     """Cut a long text after single line ends (or, failing that, blanks) between two visible characters,
     where a byte-level tokenizer cuts too, so that the ids do not depend on the block size."""
     start = 0
