@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -134,11 +135,10 @@ def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     recover(target)
-    prefix = f"{UNFINISHED}{target.name}-"
-    for old in target.parent.glob(f"{prefix}*"):
+    for old in _unfinished(target):
         if not _in_use(old):
             shutil.rmtree(old, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{prefix}{os.getpid()}-"))
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{UNFINISHED}{target.name}-{os.getpid()}-"))
     try:
         yield work
         for path in sorted(work.rglob("*")):  # folders too: their entries are theirs to put on the disk
@@ -158,6 +158,13 @@ def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     recover(target)
 
 
+def clear_away(target: Path) -> None:
+    """`recover`, and remove every unfinished folder of `target`. Only for who knows that nobody makes one."""
+    recover(target)
+    for old in _unfinished(target):
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def recover(target: Path) -> None:
     """Finish a replacement of `target` that was cut off: the old folder comes back if there is no new one,
     and goes otherwise."""
@@ -171,6 +178,12 @@ def recover(target: Path) -> None:
 
 def _previous(target: Path) -> Path:
     return target.parent / f"{PREVIOUS}{target.name}"
+
+
+def _unfinished(target: Path) -> list[Path]:
+    """Folders that `new_folder(target)` began; not those of a target whose name only begins like it."""
+    own = re.compile(re.escape(f"{UNFINISHED}{target.name}-") + r"\d+-[a-z0-9_]+")
+    return [path for path in target.parent.iterdir() if own.fullmatch(path.name)]
 
 
 def _in_use(folder: Path) -> bool:

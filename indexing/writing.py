@@ -38,7 +38,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     """Be the only one, of all processes and threads, who changes the datastore in `folder`.
 
     The lock is a file beside the folder, so that a datastore can be replaced or renamed under it; the system
-    lets go of it when a process is killed.
+    lets go of it when a process is killed, and what that left beside the folder goes here.
 
     Raises DatastoreError if somebody else is at it, or nothing can be written there.
     """
@@ -56,6 +56,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(folder, error) from error
     try:
+        files.clear_away(folder)  # of a writer that was killed
         yield
     finally:
         lock.release()
