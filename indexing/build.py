@@ -2,6 +2,7 @@
 progress, and closing it stops the work with nothing left behind. Memory does not grow with the corpus."""
 
 import dataclasses
+import shutil
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,16 @@ from indexing.catalogue import State
 from indexing.chunking import CHUNK_SIZE
 from indexing.chunks import CHUNKS_FILE
 from indexing.corpus import Document
-from indexing.datastore import find
-from indexing.embedder import Embedder
+from indexing.datastore import check_same, find
+from indexing.embedder import Embedder, open_embedder
 from indexing.errors import CorpusError, DatastoreError, InputError
-from indexing.manifest import MANIFEST_FILE, SEGMENTS_FOLDER
+from indexing.manifest import (
+    MANIFEST_FILE,
+    SEGMENTS_FOLDER,
+    check_files,
+    is_as_written,
+    read_manifest,
+)
 from indexing.segment import EMBEDDINGS_FILE, Segment, SegmentWriter, read_array
 from indexing.tokenizer import Tokenizer
 from indexing.writing import (
@@ -118,6 +125,51 @@ def append(
     yield BuildEvent("done", count, count, f"Added to {path.name!r}: {_summary(written)}")
 
 
+def repair(name_or_path: str | Path, embedder: Embedder | None = None) -> Iterator[BuildEvent]:
+    """Embed again what has damaged embeddings; nothing else can be made again of what is there.
+
+    Raises DatastoreError (missing, other damage, being changed by somebody else), MismatchError (`embedder`
+    is another than it was built with).
+    """
+    path = find(name_or_path)
+    manifest = read_manifest(path)
+    if manifest["format_version"] == 1:
+        raise DatastoreError(
+            f"Datastore {path.name!r} is of format 1, which is not repaired. Build it again."
+        )
+    with only_writer(path), said_plainly(path):
+        manifest = read_manifest(path)
+        state: State = manifest["state"]
+        bad, sound = set(), {}
+        for name, facts in manifest["files"].items():
+            if name.endswith(f"/{EMBEDDINGS_FILE}") and not is_as_written(path / name, facts):
+                bad.add(name.split("/")[1])
+            else:
+                sound[name] = facts
+        check_files(path, {"files": sound}, hash_all=True)
+        embedder = embedder or open_embedder(manifest["embedder"]["name"])
+        check_same("embedder", path, manifest["embedder"], embedder)
+        tokenizer = Tokenizer.load(path)
+        segments = []
+        for place, segment in enumerate(state.segments):
+            if segment.name in bad:
+                name = f"{segment_name(state.version + 1)}-{place}"
+                with files.new_folder(path / SEGMENTS_FOLDER / name) as folder:
+                    for file in {*segment.files} - {EMBEDDINGS_FILE}:
+                        shutil.copyfile(path / SEGMENTS_FOLDER / segment.name / file, folder / file)
+                    yield from _embed(read_array(folder / CHUNKS_FILE), folder, tokenizer, embedder)
+                    segments.append(record(folder, name, tokenizer.pad_id))
+            else:
+                segments.append(segment)
+        if bad:
+            commit(path, dataclasses.replace(state, segments=tuple(segments)))
+    count = sum(segment.num_chunks for segment in state.segments if segment.name in bad)
+    message = (
+        f"Embedded {count:,} chunks of {path.name!r} again." if bad else f"{path.name!r} is not damaged."
+    )
+    yield BuildEvent("done", count, count, message)
+
+
 def check_free(name: str | Path) -> None:
     """Raise InputError or DatastoreError if `build` could not make a new datastore of this name."""
     target = _target(name)
@@ -154,14 +206,20 @@ def _write(
     writer.finish(taken)
     yield BuildEvent("reading", writer.num_documents, writer.num_documents)
 
-    chunks = read_array(folder / CHUNKS_FILE)
+    yield from _embed(read_array(folder / CHUNKS_FILE), folder, tokenizer, embedder)
+    return writer
+
+
+def _embed(
+    chunks: np.ndarray, folder: Path, tokenizer: Tokenizer, embedder: Embedder
+) -> Iterator[BuildEvent]:
+    """Write the embeddings of chunks (N, m) into `folder`."""
     with files.ArrayWriter(folder / EMBEDDINGS_FILE, np.float16, (embedder.dim,)) as embeddings:
         for start in range(0, len(chunks), _EMBED_AT_ONCE):
             yield BuildEvent("embedding", start, len(chunks))
             texts = [tokenizer.decode(chunk) for chunk in chunks[start : start + _EMBED_AT_ONCE]]
             embeddings.append(embedder.embed(texts).astype(np.float16))
     yield BuildEvent("embedding", len(chunks), len(chunks))
-    return writer
 
 
 def _summary(written: SegmentWriter) -> str:

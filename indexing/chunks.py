@@ -103,12 +103,15 @@ class ChunkStore:
         ids = np.asarray(ids, dtype=np.int64)
         result = np.full((*ids.shape, 1 + num_continuations, self.chunk_size), self.pad_id, dtype=np.int64)
         present = ids != NO_CHUNK
+        length = (1 + num_continuations) * self.chunk_size
+        if not present.any():  # nor need there be any chunk
+            return result.reshape(*ids.shape, length)
         document = self.chunk2seq[np.where(present, ids, 0)]
         for step in range(1 + num_continuations):
             rows = np.minimum(np.where(present, ids + step, 0), len(self) - 1)
             inside = present & (ids + step < len(self)) & (self.chunk2seq[rows] == document)
             result[inside, step] = self.tokens[rows[inside]]
-        return result.reshape(*ids.shape, -1)
+        return result.reshape(*ids.shape, length)
 
 
 def tokenize(tokenizer: Tokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:

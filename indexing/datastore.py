@@ -162,9 +162,9 @@ class Datastore:
         check_files(path, manifest)
         own = Tokenizer.load(path)
         own.name = manifest["tokenizer"]["name"]
-        _check_same("tokenizer", path, manifest["tokenizer"], tokenizer or own)
+        check_same("tokenizer", path, manifest["tokenizer"], tokenizer or own)
         if embedder is not None:
-            _check_same("embedder", path, manifest["embedder"], embedder)
+            check_same("embedder", path, manifest["embedder"], embedder)
         try:
             if manifest["format_version"] == 1:
                 segments = [open_flat(path)]
@@ -233,17 +233,22 @@ class Datastore:
         with self._lock:
             if self._embedder is None:
                 embedder = open_embedder(self.embedder_name)
-                _check_same("embedder", self.path, self.manifest["embedder"], embedder)
+                check_same("embedder", self.path, self.manifest["embedder"], embedder)
                 self._embedder = embedder
             return self._embedder
 
     def retrieve(
-        self, chunks: np.ndarray, num_neighbours: int, exclude_documents: np.ndarray | None = None
+        self,
+        chunks: np.ndarray,
+        num_neighbours: int,
+        exclude_documents: np.ndarray | None = None,
+        allowed: np.ndarray | None = None,
     ) -> Neighbours:
         """chunks (..., m) int -> Neighbours with leading axes (...): the nearest chunks by embedding, each
         with the chunk that follows it in its document.
 
         exclude_documents  (...,) int: document number from which a chunk gets no neighbours; -1 for none
+        allowed            (N,) bool over all chunks: False is never given
 
         A chunk without ordinary tokens (padding and end marks only) has no neighbours and is none.
         """
@@ -258,18 +263,23 @@ class Datastore:
         exclude = None
         if exclude_documents is not None:
             exclude = np.broadcast_to(exclude_documents, shape).reshape(-1)
-        ids, distances = self.nearest([self.tokenizer.decode(chunk) for chunk in chunks], k, exclude)
+        texts = [self.tokenizer.decode(chunk) for chunk in chunks]
+        ids, distances = self.nearest(texts, k, exclude, allowed)
         ids = ids.reshape(*shape, k)
         tokens = self.chunks.retrieved_tokens(ids, self.num_continuations)
         return Neighbours(ids, distances.reshape(*shape, k), tokens, self.chunks.pad_id)
 
     def nearest(
-        self, texts: Sequence[str], num_neighbours: int, exclude_documents: np.ndarray | None = None
+        self,
+        texts: Sequence[str],
+        num_neighbours: int,
+        exclude_documents: np.ndarray | None = None,
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """n texts -> ids (n, k) int64 of the nearest chunks and distances (n, k) float32, -1 and inf where
         there is none. An empty text is near to nothing.
 
-        exclude_documents  (n,) int: see `retrieve`
+        exclude_documents, allowed  see `retrieve`, exclude_documents (n,)
         """
         ids = np.full((len(texts), num_neighbours), NO_CHUNK, dtype=np.int64)
         distances = np.full(ids.shape, np.inf, dtype=np.float32)
@@ -277,14 +287,18 @@ class Datastore:
         if len(asking):
             queries = self.embedder.embed([texts[i] for i in asking])
             exclude = None if exclude_documents is None else exclude_documents[asking]
-            ids[asking], distances[asking] = self.nearest_vectors(queries, num_neighbours, exclude)
+            ids[asking], distances[asking] = self.nearest_vectors(queries, num_neighbours, exclude, allowed)
         return ids, distances
 
     def nearest_vectors(
-        self, vectors: np.ndarray, num_neighbours: int, exclude_documents: np.ndarray | None = None
+        self,
+        vectors: np.ndarray,
+        num_neighbours: int,
+        exclude_documents: np.ndarray | None = None,
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """`nearest` to what was embedded already: (n, d) float32 -> ids (n, k) and distances (n, k)."""
-        return self._open_index().search(vectors, num_neighbours, exclude_documents)
+        return self._open_index().search(vectors, num_neighbours, exclude_documents, allowed)
 
     def search(self, text: str, k: int) -> list[Hit]:
         """The k chunks nearest to `text`, nearest first; fewer if the datastore has fewer.
@@ -431,7 +445,8 @@ def find(name_or_path: str | Path) -> Path:
     return paths.datastore_dir(name_or_path)
 
 
-def _check_same(kind: str, path: Path, built_with: dict, used: Tokenizer | Embedder) -> None:
+def check_same(kind: str, path: Path, built_with: dict, used: Tokenizer | Embedder) -> None:
+    """Raise MismatchError unless a datastore was built with this tokenizer or embedder."""
     if used.fingerprint != built_with["fingerprint"]:
         raise MismatchError(
             f"Datastore {path.name!r} was built with the {kind} {built_with['name']!r} "

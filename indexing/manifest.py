@@ -158,6 +158,15 @@ def check_files(path: Path, manifest: dict, hash_all: bool = False) -> bool:
     return hash_all
 
 
+def is_as_written(file: Path, facts: dict) -> bool:
+    """Whether a file exists and has this size and content, read anew."""
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest() == facts["sha256"]
+    except OSError:
+        return False
+
+
 def damaged(path: Path, what: str) -> DatastoreError:
     return DatastoreError(
         f"Datastore {path.name!r} is damaged: {what}. Restore it from a copy or an exported bundle, "

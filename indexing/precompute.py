@@ -1,7 +1,8 @@
 """Neighbours of training chunks, found once and stored beside them, in the reference's file formats.
 
-A *shard* is a folder with chunks.npy, chunk2seq.npy, seq2chunk.npy and embeddings.npy; every datastore is
-one. The index is all index shards one after the other; a neighbour's id is its place in that row.
+A *shard* is a folder with chunks.npy, chunk2seq.npy, seq2chunk.npy and embeddings.npy; a datastore is as many
+as it has segments, in their order. The index is all index shards one after the other; a neighbour's id is
+its place in that row.
 
     NN-SHARD.neighbours.npy   (N, k) int64 ids, nearest first, -1 where there is none, at the end
     index.spec.json           [{chunks, seq2chunk, chunk2seq, embeddings}], in the order of the ids
@@ -12,18 +13,20 @@ Paths in a spec are relative to it. The flat index is not stored, so "faiss_inde
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from indexing import files
+from indexing import catalogue, files
+from indexing.catalogue import CATALOGUE_FILE
 from indexing.chunks import CHUNK2SEQ_FILE, CHUNKS_FILE, SEQ2CHUNK_FILE
 from indexing.errors import DatastoreError, InputError
 from indexing.index import FlatIndex
-from indexing.manifest import EMBEDDINGS_FILE
+from indexing.manifest import SEGMENTS_FOLDER
 from indexing.neighbours import NO_CHUNK
+from indexing.segment import EMBEDDINGS_FILE
 from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
 
 INDEX_SPEC = "index.spec.json"
@@ -43,11 +46,12 @@ class PrecomputeEvent:
 
 @dataclass(frozen=True)
 class _Shard:
+    name: str
     folder: Path
     embeddings: np.ndarray  # (N, d) float16
     documents: np.ndarray  # (N,) int64, numbered within the shard
     num_documents: int
-    has_text: np.ndarray  # (N,) bool: False for chunks of nothing but padding and end marks
+    has_text: np.ndarray  # (N,) bool: False for chunks of deleted documents, and without ordinary tokens
 
 
 def nearest_neighbours(
@@ -81,9 +85,9 @@ def precompute_neighbours(
             f"Expected at least one shard to ask, one to search and k of 1 or more, got {len(query_shards)}, "
             f"{len(index_shards)} and {k}."
         )
-    indexed = [_open(folder) for folder in index_shards]
-    asking = [_open(folder) for folder in query_shards]
-    widths = {shard.folder.name: shard.embeddings.shape[1] for shard in (*indexed, *asking)}
+    indexed = [shard for folder in index_shards for shard in _open(folder)]
+    asking = [shard for folder in query_shards for shard in _open(folder)]
+    widths = {shard.name: shard.embeddings.shape[1] for shard in (*indexed, *asking)}
     if len(set(widths.values())) > 1:
         raise DatastoreError(
             f"Expected embeddings of one width in all shards, got {widths}. Embed them alike."
@@ -107,13 +111,13 @@ def precompute_neighbours(
         neighbours = np.full((total, k), NO_CHUNK, dtype=np.int64)
         first = first_of.get(shard.folder)
         for start in range(0, total, _QUERIES_AT_ONCE):
-            yield PrecomputeEvent(shard.folder.name, start, total)
+            yield PrecomputeEvent(shard.name, start, total)
             chunk_ids = np.arange(start, min(start + _QUERIES_AT_ONCE, total))
             chunk_ids = chunk_ids[shard.has_text[chunk_ids]]
             own = None if first is None else shard.documents[chunk_ids] + first
             neighbours[chunk_ids] = index.search(shard.embeddings[chunk_ids], k, exclude=own)[0]
-        yield PrecomputeEvent(shard.folder.name, total, total)
-        names.append(f"{number:02d}-{shard.folder.name}.neighbours.npy")
+        yield PrecomputeEvent(shard.name, total, total)
+        names.append(f"{number:02d}-{shard.name}.neighbours.npy")
         files.save_array(out / names[-1], neighbours)
     files.write_json(out / INDEX_SPEC, [_spec(shard, out, embeddings=True) for shard in indexed])
     shards = [{**_spec(shard, out), "neighbours": name} for shard, name in zip(asking, names, strict=True)]
@@ -121,25 +125,41 @@ def precompute_neighbours(
     files.write_json(out / DATA_SPEC, {"shards": shards, "neighbours": index_spec})
 
 
-def _open(folder: Path) -> _Shard:
+def _open(folder: Path) -> list[_Shard]:
     folder = Path(folder).resolve()
+    if not (folder / CATALOGUE_FILE).is_file():
+        return [_open_shard(folder, folder.name, folder, ())]
+    state = catalogue.read(folder)
+    shards = []
+    for segment in state.segments:
+        name = folder.name if len(state.segments) == 1 else f"{folder.name}-{segment.name}"
+        deleted = state.deleted.get(segment.name, ())
+        shards.append(_open_shard(folder / SEGMENTS_FOLDER / segment.name, name, folder, deleted))
+    return shards
+
+
+def _open_shard(folder: Path, name: str, of: Path, deleted: Collection[int]) -> _Shard:
+    """The shard in `folder`, of a datastore in the folder `of` if its tokenizer lies there."""
     try:
         tokens, documents, first_chunks, embeddings = (
             np.load(folder / name, mmap_mode="r", allow_pickle=False)
             for name in (CHUNKS_FILE, CHUNK2SEQ_FILE, SEQ2CHUNK_FILE, EMBEDDINGS_FILE)
         )
     except (OSError, ValueError) as error:
-        raise DatastoreError(f"{folder.name!r} is not a shard of chunks: {error}. Build it first.") from error
+        raise DatastoreError(f"{name!r} is not a shard of chunks: {error}. Build it first.") from error
     if not len(tokens) == len(documents) == len(embeddings):
         raise DatastoreError(
-            f"Shard {folder.name!r} has {len(tokens)} chunks, {len(documents)} document numbers and "
+            f"Shard {name!r} has {len(tokens)} chunks, {len(documents)} document numbers and "
             f"{len(embeddings)} embeddings; expected as many of each. Build it again."
         )
     has_text = np.ones(len(tokens), dtype=bool)
-    if (folder / TOKENIZER_FILE).is_file():
-        tokenizer = Tokenizer.load(folder)
+    if (of / TOKENIZER_FILE).is_file():
+        tokenizer = Tokenizer.load(of)
         has_text = ((tokens != tokenizer.pad_id) & (tokens != tokenizer.end_id)).any(axis=1)
-    return _Shard(folder, embeddings, np.asarray(documents, dtype=np.int64), len(first_chunks), has_text)
+    has_text &= ~np.isin(documents, list(deleted))
+    return _Shard(
+        name, folder, embeddings, np.asarray(documents, dtype=np.int64), len(first_chunks), has_text
+    )
 
 
 def _spec(shard: _Shard, out: Path, embeddings: bool = False) -> dict[str, str]:

@@ -17,6 +17,7 @@ document's end; nothing is ever changed in a finished segment.
 """
 
 import bisect
+import codecs
 import dataclasses
 import hashlib
 import json
@@ -24,9 +25,10 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -60,6 +62,8 @@ SEGMENT_FILES = (
 # Texts that are tokenised together: enough for both cores, small beside the model.
 _CHARACTERS_AT_ONCE = 1_000_000
 _DOCUMENTS_AT_ONCE = 1000
+_ROWS_AT_ONCE = 1 << 14
+_BYTES_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,10 @@ class Bytes:
     def __init__(self, path: Path):
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as this object
 
+    @property
+    def size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
     @staticmethod
     def of(data: bytes) -> "Bytes":
         """The same of something in memory."""
@@ -262,6 +270,10 @@ class _Memory(Bytes):
     def __init__(self, data: bytes):
         self._data = data
 
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
     def read(self, start: int, end: int) -> bytes:
         return self._data[start:end]
 
@@ -274,6 +286,145 @@ class _Run:
     text: str
     first: bool
     last: bool
+
+
+def merge(segments: Sequence[Segment], kept: Sequence[np.ndarray], folder: Path) -> Iterator[int]:
+    """Write the documents `kept` (D,) bool of each segment as one segment into the empty `folder`, without
+    embedding anything again; yields how many chunks are done."""
+    first = segments[0]
+    rows_of = {
+        CHUNKS_FILE: (first.tokens.dtype, first.tokens.shape[1:]),
+        CHUNK2SEQ_FILE: (np.int32, ()),
+        SEQ2CHUNK_FILE: (np.int64, ()),
+        STARTS_FILE: (np.int64, ()),
+        BYTE_STARTS_FILE: (np.int64, ()),
+        EMBEDDINGS_FILE: (first.embeddings.dtype, first.embeddings.shape[1:]),
+        LABEL_OFFSETS_FILE: (np.int64, ()),
+        TEXT_OFFSETS_FILE: (np.int64, ()),
+    }
+    ids = []
+    with ExitStack() as stack:
+        arrays = {
+            name: stack.enter_context(files.ArrayWriter(folder / name, *kind))
+            for name, kind in rows_of.items()
+        }
+        texts = stack.enter_context(_synced(folder / TEXTS_FILE))
+        labels = stack.enter_context(_synced(folder / DOCUMENTS_FILE))
+        num_documents = 0
+        for segment, keep in zip(segments, kept, strict=True):
+            new_numbers = num_documents + np.cumsum(keep) - 1
+            mine = segment.ids[keep[segment.ids[:, 1].astype(np.int64)]]
+            ids.append(
+                np.stack([mine[:, 0], new_numbers[mine[:, 1].astype(np.int64)].astype(np.uint64)], axis=1)
+            )
+            for begin, end in _runs(keep):
+                yield from _copy_run(segment, begin, end, num_documents, arrays, texts, labels)
+                num_documents += end - begin
+        arrays[LABEL_OFFSETS_FILE].append(np.array([labels.tell()]))
+        arrays[TEXT_OFFSETS_FILE].append(np.array([texts.tell()]))
+    together = np.concatenate(ids)
+    files.save_array(folder / IDS_FILE, together[np.argsort(together[:, 0], kind="stable")])
+
+
+def _runs(keep: np.ndarray) -> list[tuple[int, int]]:
+    """Where (D,) bool is True: begin and end of each stretch."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], keep.astype(np.int8), [0]])))
+    return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
+
+
+def _copy_run(
+    segment: Segment,
+    begin: int,
+    end: int,
+    number: int,
+    arrays: dict[str, files.ArrayWriter],
+    texts: BinaryIO,
+    labels: BinaryIO,
+) -> Iterator[int]:
+    """Append the documents begin ... end - 1 of `segment`, of which the first gets `number`."""
+    first = int(segment.seq2chunk[begin])
+    last = int(segment.seq2chunk[end]) if end < segment.num_documents else len(segment)
+    chunk, text, label = len(arrays[CHUNKS_FILE]), texts.tell(), labels.tell()
+    text_begin, label_begin = int(segment.text_offsets[begin]), int(segment.label_offsets[begin])
+    arrays[SEQ2CHUNK_FILE].append(segment.seq2chunk[begin:end] - first + chunk)
+    arrays[LABEL_OFFSETS_FILE].append(segment.label_offsets[begin:end] - label_begin + label)
+    arrays[TEXT_OFFSETS_FILE].append(segment.text_offsets[begin:end] - text_begin + text)
+    for start in range(first, last, _ROWS_AT_ONCE):
+        rows = slice(start, min(start + _ROWS_AT_ONCE, last))
+        arrays[CHUNKS_FILE].append(segment.tokens[rows])
+        arrays[CHUNK2SEQ_FILE].append(segment.chunk2seq[rows] - np.int32(begin - number))
+        arrays[STARTS_FILE].append(segment.starts[rows])
+        arrays[BYTE_STARTS_FILE].append(segment.byte_starts[rows] - text_begin + text)
+        arrays[EMBEDDINGS_FILE].append(segment.embeddings[rows])
+        yield len(arrays[CHUNKS_FILE])
+    for source, offsets, file in (
+        (segment.texts, segment.text_offsets, texts),
+        (segment.labels, segment.label_offsets, labels),
+    ):
+        for start in range(int(offsets[begin]), int(offsets[end]), _BYTES_AT_ONCE):
+            file.write(source.read(start, min(start + _BYTES_AT_ONCE, int(offsets[end]))))
+
+
+def check_content(segment: Segment, vocab_size: int) -> None:
+    """Look at every value of a segment that may come from anywhere. Raises DatastoreError naming the file
+    with the first that cannot be, so that nothing that comes later can be led astray."""
+
+    def expect(true: bool | np.bool_, file: str, what: str) -> None:
+        if not true:
+            raise DatastoreError(f"{file} {what}.")
+
+    chunks, documents = len(segment), segment.num_documents
+    numbers = np.asarray(segment.seq2chunk)
+    counts = np.diff(numbers, append=chunks)
+    expect(documents == 0 or (numbers[0] == 0 and (counts > 0).all()), SEQ2CHUNK_FILE, "does not count up")
+    documents_of = np.repeat(np.arange(documents), counts)
+    expect(np.array_equal(segment.chunk2seq, documents_of), CHUNK2SEQ_FILE, "contradicts seq2chunk.npy")
+    for offsets, file, source in (
+        (segment.text_offsets, TEXT_OFFSETS_FILE, segment.texts),
+        (segment.label_offsets, LABEL_OFFSETS_FILE, segment.labels),
+    ):
+        fits = offsets[0] == 0 and (np.diff(offsets) >= 0).all() and offsets[-1] == source.size
+        expect(fits, file, "points outside of its file")
+    begins, ends = segment.text_offsets[documents_of], segment.text_offsets[documents_of + 1]
+    inside = (segment.byte_starts >= begins) & (segment.byte_starts <= ends)
+    expect(inside.all(), BYTE_STARTS_FILE, "points outside of the document")
+    rising = (np.diff(segment.byte_starts) >= 0).all() and (segment.starts >= 0).all()
+    expect(rising, BYTE_STARTS_FILE, "does not count up")
+    for start in range(0, chunks, _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        tokens = segment.tokens[rows]
+        expect(tokens.min() >= 0 and tokens.max() < vocab_size, CHUNKS_FILE, "has ids outside the vocabulary")
+        norms = np.linalg.norm(segment.embeddings[rows].astype(np.float32), axis=1)
+        expect((np.abs(norms - 1) < 0.01).all(), EMBEDDINGS_FILE, "has vectors that are not of length 1")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, segment.texts.size, _BYTES_AT_ONCE):
+            decoder.decode(segment.texts.read(start, min(start + _BYTES_AT_ONCE, segment.texts.size)))
+        decoder.decode(b"", final=True)
+        for start in segment.byte_starts:
+            if start < segment.texts.size:  # no chunk begins inside of a character
+                expect(
+                    segment.texts.read(start, start + 1)[0] & 0xC0 != 0x80,
+                    BYTE_STARTS_FILE,
+                    "cuts characters",
+                )
+    except UnicodeDecodeError as error:
+        raise DatastoreError(f"{TEXTS_FILE} is not UTF-8.") from error
+    found = np.full(documents, False)
+    for hashed, number in np.asarray(segment.ids).tolist():
+        expect(number < documents and not found[number], IDS_FILE, "does not name each document once")
+        found[number] = True
+        try:
+            label = segment.label(number)
+        except (ValueError, TypeError) as error:
+            raise DatastoreError(f"{DOCUMENTS_FILE} cannot be read ({error}).") from error
+        expect(
+            all(isinstance(v, str) for v in vars(label).values()),
+            DOCUMENTS_FILE,
+            "has names that are no text",
+        )
+        expect(id_hash(label.id) == hashed, IDS_FILE, "contradicts documents.jsonl")
+    expect((np.diff(segment.ids[:, 0].astype(object)) >= 0).all(), IDS_FILE, "is not sorted")
 
 
 class SegmentWriter:
@@ -452,7 +603,16 @@ def bytes_before(text: str, data: bytes, characters: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)])[characters]
 
 
-def _close_synced(file: Any) -> None:
+@contextmanager
+def _synced(path: Path) -> Iterator[BinaryIO]:
+    """A new file, on the disk when the block has ended."""
+    with open(path, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _close_synced(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
     file.close()

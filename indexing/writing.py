@@ -5,7 +5,7 @@ import dataclasses
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -94,8 +94,8 @@ def changing(folder: Path, embedder: Embedder | None = None) -> Iterator[Datasto
     """
     if paths.is_bundled(folder):
         raise DatastoreError(
-            f"The datastore {folder.name!r} ships with the program and is not changed. Build one of your own, "
-            f"or copy it: `python -m indexing copy {folder.name} NEW-NAME`."
+            f"The datastore {folder.name!r} ships with the program and is not changed. Build one of your "
+            f"own, or copy it: `python -m indexing copy {folder.name} NEW-NAME`."
         )
     read_manifest(folder)  # a missing one is not to be locked
     with only_writer(folder), said_plainly(folder):
@@ -105,6 +105,17 @@ def changing(folder: Path, embedder: Embedder | None = None) -> Iterator[Datasto
             datastore = Datastore.open(folder, embedder=embedder)
         sweep(folder, datastore.state)
         yield datastore
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[Datastore]:
+    """Open the datastore in `folder`, and keep others from changing it meanwhile; a bundled one nobody does.
+
+    Raises DatastoreError (missing, damaged, being changed by somebody else).
+    """
+    read_manifest(folder)
+    with nullcontext() if paths.is_bundled(folder) else only_writer(folder):
+        yield Datastore.open(folder)
 
 
 def commit(folder: Path, state: State) -> None:

@@ -113,7 +113,7 @@ def test_what_is_no_shard_is_refused(shards, tmp_path):
         next(precompute_neighbours([tmp_path / "nowhere"], shards, 2, tmp_path / "out"))
     with pytest.raises(InputError, match="got 1, 0 and 2"):
         next(precompute_neighbours(shards[:1], [], 2, tmp_path / "out"))
-    np.save(shards[0] / "embeddings.npy", np.zeros((3, 48), dtype=np.float16))
+    np.save(shards[0] / "segments" / "000001" / "embeddings.npy", np.zeros((3, 48), dtype=np.float16))
     with pytest.raises(DatastoreError, match="old-edition.*3 embeddings; expected as many"):
         next(precompute_neighbours(shards[:1], shards[:1], 2, tmp_path / "out"))
     assert not (tmp_path / "out" / "data.spec.json").exists()
