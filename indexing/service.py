@@ -55,6 +55,7 @@ MIN_TOKEN = 16  # characters of a bearer token
 _MAX_COMPONENT = 1e6
 # Answered without a token: it says only that somebody is there.
 _OPEN_PATHS = ("/health",)
+_NOT_JSON = "The body is not valid JSON. Send one object, as docs/service.md shows."
 _DISTANCE = {"metric": "squared L2", "range": [0, 4], "nearest": "smallest"}
 
 _log = logging.getLogger(__name__)
@@ -165,7 +166,10 @@ def server(
 
 
 def _check_text(text: str) -> str:
-    size = len(text.encode())
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # JSON can spell half a pair
+        raise ValueError("a text has characters that are none, lone surrogates") from None
     if size > MAX_TEXT_BYTES:
         raise ValueError(f"a text may have {MAX_TEXT_BYTES:,} bytes, this one has {size:,}")
     if not text.strip():
@@ -274,21 +278,21 @@ def _application(datastores: Sequence[Datastore], limits: Limits, describe: bool
         # The sentence may name folders of this computer.
         _log.error("a datastore cannot be read: %s", error)
         return _problem(
-            503, "The datastore cannot be read at the moment. Its keeper finds the reason in the log."
+            503, "The datastore cannot be read now. Its keeper finds the reason in the log."
         )
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            return _problem(400, "The body is not valid JSON. Send one object, as the documentation shows.")
+            return _problem(400, _NOT_JSON)
         field = ".".join(str(part) for part in first["loc"][1:])[:40] or str(first["loc"][0])
         return _problem(422, f"{field}: {first['msg'].removeprefix('Value error, ')[:160]}.")
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
         sentences = {
-            400: "The body cannot be parsed. Send one JSON object, as the documentation shows.",
+            400: _NOT_JSON,
             404: "There is nothing at this address. Ask /v1/info, /v1/datastores, /v1/search, /v1/retrieve.",
             405: "This address answers another method.",
         }
@@ -316,8 +320,8 @@ def _answer_query(datastore: Datastore, body: bytes, k: int) -> bytes:
     # The reference's client takes -1 for a row, so what was not found has no column.
     found = int((ids != NO_CHUNK).sum(axis=1).min())
     ids, distances = ids[:, :found], distances[:, :found]
-    embeddings = np.asarray(datastore.embeddings[ids.reshape(-1)]).reshape(*ids.shape, -1)
-    return wire.pack_answer(distances, ids, embeddings.reshape(*ids.shape, vectors.shape[1]))
+    embeddings = np.asarray(datastore.embeddings[ids.reshape(-1)]).reshape(*ids.shape, vectors.shape[1])
+    return wire.pack_answer(distances, ids, embeddings)
 
 
 def _parse_vectors(body: bytes, dim: int, k: int) -> np.ndarray:
@@ -338,6 +342,7 @@ def _parse_vectors(body: bytes, dim: int, k: int) -> np.ndarray:
             f"An answer has at most {MAX_ROWS:,} neighbours, but {len(vectors):,} vectors with {k} each were "
             "asked for. Ask in several requests."
         )
+    vectors = vectors.astype(np.float64)  # half precision has no such large numbers to compare with
     if not (np.abs(vectors) <= _MAX_COMPONENT).all():  # false for NaN too
         raise InputError("Some of the vectors are not finite, or are huge. Send vectors of length 1.")
     return np.ascontiguousarray(vectors, dtype=np.float32)
@@ -498,7 +503,9 @@ class _Work:
 
 
 def _dump(value: object) -> bytes:
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
+    """JSON in UTF-8; what has no UTF-8, a lone surrogate that somebody sent, stays an escape."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _json_response(value: object) -> Response:
@@ -506,7 +513,7 @@ def _json_response(value: object) -> Response:
 
 
 def _problem(status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
-    """RFC 9457, in ASCII whatever was sent."""
+    """RFC 9457."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": sentence}
     return Response(_dump(body), status, headers, media_type="application/problem+json")
 
@@ -664,6 +671,8 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # Head and body are two packets; the second would wait 40 ms for the first to be acknowledged.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) > self.max_connections:
             transport.abort()
         else:

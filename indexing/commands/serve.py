@@ -11,7 +11,8 @@ from indexing.errors import ConfigError
 
 
 def add(commands) -> None:
-    command = commands.add_parser("serve", help="answer programs over HTTP")
+    # Without abbreviations, `--token SECRET` is refused instead of being taken for a file.
+    command = commands.add_parser("serve", help="answer programs over HTTP", allow_abbrev=False)
     command.set_defaults(run=_serve)
     command.add_argument(
         "names", metavar="NAME", nargs="+", help="datastores; the first answers who asks for none by name"
