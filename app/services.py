@@ -17,7 +17,7 @@ from indexing import paths
 from indexing.datastore import Datastore, DatastoreInfo, list_datastores
 from indexing.embedder import DEFAULT_EMBEDDER, Embedder, SentenceTransformerEmbedder
 from indexing.errors import CheckpointError, InputError, RetroError, TraceError
-from indexing.manifest import MANIFEST_FILE, read_manifest
+from indexing.manifest import read_manifest
 from indexing.retokenised import RetokenisedDatastore
 from indexing.tokenizer import Tokenizer
 from retro_core.bases import CONFIG_FILE, BaseInfo, ModelInfo, base_folder, list_bases, list_models
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _loading = threading.RLock()
 _models: dict[str, tuple[int, "LoadedModel"]] = {}  # name -> (time of its config, model)
 _embedders: dict[str, Embedder] = {}
-_datastores: dict[str, tuple[int, Datastore]] = {}  # name -> (time of its manifest, datastore)
+_datastores: dict[str, Datastore] = {}
 _warming: list[threading.Thread] = []
 
 _keeping = threading.Lock()
@@ -138,12 +138,11 @@ def datastore(name: str, model: "LoadedModel | None" = None) -> Datastore | Reto
     model  the one that reads from it: if its tokenizer is another, texts are encoded again in its tokens
     """
     with _loading:
-        changed = _time_of(paths.datastore_dir(name) / MANIFEST_FILE)
-        known = _datastores.get(name)
-        if known is None or known[0] != changed:
-            wanted = read_manifest(paths.datastore_dir(name))["embedder"]["name"]
-            known = _datastores[name] = (changed, Datastore.open(name, embedder=embedder(wanted)))
-    opened = known[1]
+        folder, known = paths.datastore_dir(name), _datastores.get(name)
+        if known is None or known.path != folder:
+            known = Datastore.open(name)
+        opened = _datastores[name] = known.current()
+        opened.share_embedder(embedder(opened.embedder_name))
     if model is None or opened.tokenizer.fingerprint == model.tokenizer.fingerprint:
         return opened
     return RetokenisedDatastore(opened, model.tokenizer, model.config.chunk_size)

@@ -147,6 +147,9 @@ def repair(name_or_path: str | Path, embedder: Embedder | None = None) -> Iterat
             else:
                 sound[name] = facts
         check_files(path, {"files": sound}, hash_all=True)
+        if not bad:
+            yield BuildEvent("done", 0, 0, f"{path.name!r} is not damaged.")
+            return
         embedder = embedder or open_embedder(manifest["embedder"]["name"])
         check_same("embedder", path, manifest["embedder"], embedder)
         tokenizer = Tokenizer.load(path)
@@ -161,13 +164,9 @@ def repair(name_or_path: str | Path, embedder: Embedder | None = None) -> Iterat
                     segments.append(record(folder, name, tokenizer.pad_id))
             else:
                 segments.append(segment)
-        if bad:
-            commit(path, dataclasses.replace(state, segments=tuple(segments)))
+        commit(path, dataclasses.replace(state, segments=tuple(segments)))
     count = sum(segment.num_chunks for segment in state.segments if segment.name in bad)
-    message = (
-        f"Embedded {count:,} chunks of {path.name!r} again." if bad else f"{path.name!r} is not damaged."
-    )
-    yield BuildEvent("done", count, count, message)
+    yield BuildEvent("done", count, count, f"Embedded {count:,} chunks of {path.name!r} again.")
 
 
 def check_free(name: str | Path) -> None:

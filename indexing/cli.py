@@ -6,17 +6,18 @@ Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 2 an er
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from indexing import corpus, paths
 from indexing.build import build, check_free
 from indexing.chunking import CHUNK_SIZE
-from indexing.commands import serve
+from indexing.commands import serve, upkeep
+from indexing.commands.shown import print_json, progress
 from indexing.datastore import Datastore, Hit, list_datastores
-from indexing.embedder import DEFAULT_EMBEDDER, SentenceTransformerEmbedder
+from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
 from indexing.errors import RetroError
 from indexing.manifest import check_files
 from indexing.precompute import DATA_SPEC, precompute_neighbours
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--k", type=int, default=2, help="neighbours of each chunk (%(default)s)")
     command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    upkeep.add(commands)
     serve.add(commands)
     return parser
 
@@ -89,21 +91,22 @@ def _build(arguments: argparse.Namespace) -> None:
     if not arguments.replace:
         check_free(arguments.name)
     tokenizer = Tokenizer.load(arguments.tokenizer or paths.model_dir(arguments.model))
-    documents = list(corpus.read_files(arguments.files))
+    documents = corpus.read_files(arguments.files)
+    first = list(islice(documents, 1))
     events = build(
         arguments.name,
-        documents,
+        chain(first, documents),
         tokenizer,
-        SentenceTransformerEmbedder(arguments.embedder),
+        open_embedder(arguments.embedder),
         chunk_size=arguments.chunk_size,
         replace=arguments.replace,
     )
     message = ""
     for event in events:
-        _progress(event.stage, event.done, event.total)
+        progress(event.stage, event.done, event.total)
         message = event.message
     if arguments.json:
-        _print_json(_info(arguments.name))
+        print_json(_info(arguments.name))
     else:
         print(message)
 
@@ -112,7 +115,7 @@ def _search(arguments: argparse.Namespace) -> None:
     datastore = Datastore.open(arguments.name)
     hits = datastore.search(arguments.text, arguments.k)
     if arguments.json:
-        _print_json([_hit_json(hit) for hit in hits])
+        print_json([_hit_json(hit) for hit in hits])
         return
     for rank, hit in enumerate(hits, start=1):
         print(f"{rank}. {hit.title}, character {hit.offset}, squared distance {hit.distance:.3f}")
@@ -129,7 +132,7 @@ def _hit_json(hit: Hit) -> dict:
 def _list(arguments: argparse.Namespace) -> None:
     infos = list_datastores()
     if arguments.json:
-        _print_json([{**dataclasses.asdict(info), "path": str(info.path)} for info in infos])
+        print_json([{**dataclasses.asdict(info), "path": str(info.path)} for info in infos])
         return
     for info in infos:
         kind = "bundled" if info.bundled else info.created
@@ -141,12 +144,16 @@ def _list(arguments: argparse.Namespace) -> None:
 def _inspect(arguments: argparse.Namespace) -> None:
     info = _info(arguments.name, arguments.verify)
     if arguments.json:
-        _print_json(info)
+        print_json(info)
         return
     print(f"{info['name']}  ({info['path']})")
     print(
         f"  {info['num_documents']:,} documents, {info['num_chunks']:,} chunks of {info['chunk_size']} tokens"
     )
+    if info["version"] > 1:
+        print(
+            f"  version {info['version']}: {info['segments']} segments, {info['deleted']:,} documents deleted"
+        )
     print(f"  built {info['created']}, {sum(file['bytes'] for file in info['files'].values()):,} bytes")
     for part in ("tokenizer", "embedder"):
         print(f"  {part} {info[part]['name']} ({info[part]['fingerprint'][:8]})")
@@ -160,24 +167,16 @@ def _info(name: str, verify: bool = False) -> dict:
         "name": datastore.name,
         "path": str(datastore.path),
         "fingerprint": datastore.fingerprint,
+        "version": datastore.version,
         "verified": check_files(datastore.path, datastore.manifest, hash_all=verify),
-        **datastore.manifest,
+        "segments": len(datastore.segments),
+        "deleted": int(datastore.deleted.sum()),
+        **{name: value for name, value in datastore.manifest.items() if name != "state"},
     }
 
 
 def _neighbours(arguments: argparse.Namespace) -> None:
     events = precompute_neighbours(arguments.query, arguments.index, arguments.k, arguments.out)
     for event in events:
-        _progress(event.shard, event.done, event.total)
+        progress(event.shard, event.done, event.total)
     print(arguments.out / DATA_SPEC)
-
-
-def _progress(what: str, done: int, total: int) -> None:
-    """One line, overwritten on a terminal and repeated in a log."""
-    end = "\r" if sys.stderr.isatty() and done < total else "\n"
-    of = f" of {total:,}" if total else ""
-    print(f"{what}: {done:,}{of}", end=end, file=sys.stderr, flush=True)
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -187,10 +187,19 @@ class Datastore:
 
     def current(self) -> "Datastore":
         """This snapshot if nothing has changed since, otherwise one of the datastore as it is now, with the
-        same embedder. Raises what `open` does."""
+        same embedder unless that has changed too. Raises what `open` does."""
         if identity(self.path) == self.identity:
             return self
-        return Datastore.open(self.path, embedder=self._embedder)
+        later = Datastore.open(self.path)
+        if self._embedder is not None and later.embedder_name == self.embedder_name:
+            later.share_embedder(self._embedder)
+        return later
+
+    def share_embedder(self, embedder: Embedder) -> None:
+        """Embed queries with this one. Raises MismatchError if the datastore was built with another."""
+        check_same("embedder", self.path, self.manifest["embedder"], embedder)
+        with self._lock:
+            self._embedder = embedder
 
     @property
     def tokenizer_name(self) -> str:

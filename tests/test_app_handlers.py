@@ -127,7 +127,8 @@ def test_cancelling_leaves_nothing(monkeypatch):
     corpus.cancel()
     *_, (progress, _, _) = steps
     assert "nothing was written" in progress
-    assert not paths.datastores_dir().exists() or not list(paths.datastores_dir().iterdir())
+    left = [path.name for path in paths.datastores_dir().glob("*")]
+    assert left in ([], [".rivers.lock"])
 
 
 def test_a_page_that_goes_away_while_indexing_leaves_nothing():

@@ -36,7 +36,7 @@ def test_every_command_opens_it(tmp_path, capsys, monkeypatch, embedder, make, f
 
     documents = [read_text(f"{text}. {text}.", text) for text in TEXTS[:3]]
     list(build("ships", documents, loaded.tokenizer, embedder, chunk_size=4))
-    monkeypatch.setattr("indexing.datastore.SentenceTransformerEmbedder", lambda name: embedder)
+    monkeypatch.setattr("indexing.datastore.open_embedder", lambda name: embedder)
     settings = ["--model", "old", "--datastore", "ships"]
     assert main(["generate", "a ship sails", *settings, "--max-new-tokens", "9", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

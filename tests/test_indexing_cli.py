@@ -20,7 +20,7 @@ def quick_world(tokenizer, monkeypatch):
     folder.mkdir(parents=True)
     tokenizer.save(folder)
     for module in ("indexing.cli", "indexing.datastore"):
-        monkeypatch.setattr(f"{module}.SentenceTransformerEmbedder", HashingEmbedder)
+        monkeypatch.setattr(f"{module}.open_embedder", HashingEmbedder)
 
 
 @pytest.fixture
@@ -65,6 +65,32 @@ def test_neighbours_of_a_datastore_in_itself(corpus_file, capsys, tmp_path):
         json.loads((out / "data.spec.json").read_text())["shards"][0]["neighbours"]
         == "00-facts.neighbours.npy"
     )
+
+
+def test_a_datastore_lives_by_commands(corpus_file, capsys, tmp_path, monkeypatch):
+    def said(*arguments: str) -> str:
+        assert main(list(arguments)) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    more = tmp_path / "more.txt"
+    more.write_text("A paragraph about aardvarks.")
+    monkeypatch.chdir(tmp_path)
+    said("build", "facts", corpus_file)
+    assert said("append", "facts", str(more)).startswith("Added to 'facts': 1 document, ")
+    assert json.loads(said("documents", "facts", "--json"))[-1]["id"] == "more.txt"
+    assert "… and 6 more" in said("documents", "facts", "--first", "1")
+    assert said("delete", "facts", "facts.jsonl:2") == "Deleted 1 document; 'facts' is at version 3.\n"
+    assert "version 3: 2 segments, 1 documents deleted" in said("inspect", "facts")
+    assert "one segment instead of 2" in said("compact", "facts")
+    assert "is as it was written" in said("verify", "facts") and "not damaged" in said("repair", "facts")
+    assert "Exported" in said("export", "facts") and "Imported 'again'" in said(
+        "import", "again", "facts.retro-datastore.zip"
+    )
+    said("rename", "again", "once-more")
+    said("copy", "once-more", "copy")
+    said("remove", "copy")
+    assert [row["name"] for row in json.loads(said("list", "--json"))] == ["facts", "once-more"]
+    assert said("search", "once-more", "aardvarks", "--k", "1").startswith("1. more.txt")
 
 
 def test_errors_are_one_sentence_on_stderr_and_exit_2(corpus_file, capsys, tmp_path):

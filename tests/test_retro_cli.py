@@ -105,7 +105,7 @@ def nile(tokenizer, embedder, retro_home, monkeypatch) -> None:
     documents = [read_text(f"{text} Number {i}.", f"Nile {i}") for i in range(3)]
     list(build("nile", documents, tokenizer, embedder, chunk_size=3))
     save_model(retro_home / "models" / "nile", tiny_model(num_embeddings=tokenizer.vocab_size), tokenizer)
-    monkeypatch.setattr("indexing.datastore.SentenceTransformerEmbedder", lambda name: embedder)
+    monkeypatch.setattr("indexing.datastore.open_embedder", lambda name: embedder)
 
 
 def test_generate_writes_the_text_and_says_what_was_read(nile, capsys):

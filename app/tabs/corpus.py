@@ -23,7 +23,6 @@ from retro_core.config import GenerationConfig, bounds
 
 _STAGES = {
     "reading": "Reading documents",
-    "chunking": "Cutting into chunks",
     "embedding": "Embedding chunks",
     "saving": "Saving",
 }

@@ -1,0 +1,120 @@
+"""Commands for a datastore's life after it was built."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+
+from indexing import corpus
+from indexing.build import BuildEvent, append, repair
+from indexing.bundle import SUFFIX, export, import_bundle
+from indexing.commands.shown import print_json, progress
+from indexing.datastore import Datastore
+from indexing.upkeep import UpkeepEvent, compact, copy, delete, remove, rename, verify
+
+_DOCUMENTS_SHOWN = 100
+
+
+def add(commands) -> None:
+    def command(name: str, help: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        parser = commands.add_parser(name, help=help)
+        parser.set_defaults(run=run)
+        parser.add_argument("name", metavar="NAME", help="a datastore")
+        return parser
+
+    parser = command("append", "add documents to a datastore", _append)
+    parser.add_argument("files", metavar="FILE", nargs="+", help=f"{', '.join(corpus.SUFFIXES)} files")
+
+    parser = command("documents", "show which documents a datastore has", _documents)
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument(
+        "--first", metavar="N", type=int, default=_DOCUMENTS_SHOWN, help="how many at most (%(default)s)"
+    )
+
+    parser = command("delete", "take documents out of a datastore", _delete)
+    parser.add_argument("ids", metavar="ID", nargs="+", help="ids of documents, see `documents`")
+
+    command("compact", "free what deleted documents took, and join segments", _compact)
+    command("verify", "read every byte and compare it with what was written", _verify)
+    command("repair", "embed again what has damaged embeddings", _repair)
+
+    parser = command("rename", "give a datastore another name", _rename)
+    parser.add_argument("new_name", metavar="NEW-NAME")
+    parser = command("copy", "make a datastore of your own of another", _copy)
+    parser.add_argument("new_name", metavar="NEW-NAME")
+    command("remove", "remove a datastore and everything in it", _remove)
+
+    parser = command("export", "write a datastore to one file", _export)
+    parser.add_argument("file", metavar="FILE", type=Path, nargs="?", help=f"the file (NAME{SUFFIX})")
+    parser = command("import", "make a datastore of an exported file", _import)
+    parser.add_argument("file", metavar="FILE", type=Path)
+
+
+def _append(arguments: argparse.Namespace) -> None:
+    _show(append(arguments.name, corpus.read_files(arguments.files)))
+
+
+def _documents(arguments: argparse.Namespace) -> None:
+    datastore = Datastore.open(arguments.name)
+    labels = list(islice(datastore.labels(), max(0, arguments.first)))
+    if arguments.json:
+        print_json([dataclasses.asdict(label) for label in labels])
+        return
+    for label in labels:
+        print(f"{label.id}\t{label.title}\t{label.source}")
+    if left := datastore.num_documents - len(labels):
+        print(f"… and {left:,} more; see them with --first")
+
+
+def _delete(arguments: argparse.Namespace) -> None:
+    version = delete(arguments.name, arguments.ids)
+    count = len(arguments.ids)
+    print(f"Deleted {count} document{'' if count == 1 else 's'}; {arguments.name!r} is at version {version}.")
+
+
+def _compact(arguments: argparse.Namespace) -> None:
+    _show(compact(arguments.name))
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    _show(verify(arguments.name))
+
+
+def _repair(arguments: argparse.Namespace) -> None:
+    _show(repair(arguments.name))
+
+
+def _rename(arguments: argparse.Namespace) -> None:
+    rename(arguments.name, arguments.new_name)
+    print(f"{arguments.name!r} is {arguments.new_name!r} now.")
+
+
+def _copy(arguments: argparse.Namespace) -> None:
+    copy(arguments.name, arguments.new_name)
+    print(f"Copied {arguments.name!r} to {arguments.new_name!r}.")
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    remove(arguments.name)
+    print(f"Removed {arguments.name!r}.")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    _show(export(arguments.name, arguments.file or Path(f"{Path(arguments.name).name}{SUFFIX}")))
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    _show(import_bundle(arguments.file, arguments.name))
+
+
+def _show(events: Iterable[BuildEvent | UpkeepEvent]) -> None:
+    """Progress on stderr, a line for each hundredth; the last event's sentence on stdout."""
+    last: tuple[str, int] | None = None
+    message = ""
+    for event in events:
+        now = (event.stage, event.done * 100 // event.total if event.total else event.done)
+        if now != last and event.stage != "done":
+            progress(event.stage, event.done, event.total)
+        last, message = now, event.message
+    print(message)
