@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from app import settings
 from indexing import paths
 from indexing.datastore import Datastore, DatastoreInfo, list_datastores
-from indexing.embedder import DEFAULT_EMBEDDER, Embedder, SentenceTransformerEmbedder
+from indexing.embedder import DEFAULT_EMBEDDER, Embedder, open_embedder
 from indexing.errors import CheckpointError, InputError, RetroError, TraceError
 from indexing.manifest import read_manifest
 from indexing.retokenised import RetokenisedDatastore
@@ -128,7 +128,7 @@ def embedder_is_loaded() -> bool:
 def embedder(name: str = DEFAULT_EMBEDDER) -> Embedder:
     with _loading:
         if name not in _embedders:
-            _embedders[name] = SentenceTransformerEmbedder(name)
+            _embedders[name] = open_embedder(name)
         return _embedders[name]
 
 
