@@ -4,10 +4,16 @@ Axis letters are the paper's: l chunks, m chunk size, k neighbours, r retrieved 
 its continuation, 2m by default). `...` stands for any leading axes, usually (l,) or (b, l).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+from indexing.errors import InputError
+
+if TYPE_CHECKING:
+    from indexing.tokenizer import Tokenizer
 
 NO_CHUNK = -1  # id of a neighbour that is missing
 PASTED = -2  # id of a text that somebody gave in place of a neighbour: it is in no datastore
@@ -20,6 +26,8 @@ RECIPROCAL_RANKS = "reciprocal ranks"
 DRAWN = "drawn at random"
 GIVEN = "given"
 MIXED = "mixed"  # chunks of one text whose neighbours were ordered by different things
+
+Text = str | Sequence[int]  # or its token ids
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,13 @@ class Neighbours:
 
     def chunks(self, start: int, stop: int) -> "Neighbours":
         """Those of the chunks start ... stop - 1, along the chunk axis (the first axis, l)."""
-        part = slice(start, stop)
+        return self._at(slice(start, stop))
+
+    def take(self, rows: np.ndarray) -> "Neighbours":
+        """Those of the chunks with these numbers, in this order, along the chunk axis."""
+        return self._at(np.asarray(rows))
+
+    def _at(self, part: slice | np.ndarray) -> "Neighbours":
         return replace(
             self,
             ids=self.ids[part],
@@ -80,6 +94,23 @@ class Neighbours:
             scores=None if self.scores is None else self.scores[..., :k],
         )
 
+    def only(self, kept: np.ndarray, num_neighbours: int) -> "Neighbours":
+        """The first `num_neighbours` of each chunk that are `kept` (..., k) bool; missing ones at the end."""
+        order = np.argsort(~kept, axis=-1, kind="stable")[..., :num_neighbours]
+        gone = ~np.take_along_axis(kept, order, axis=-1)
+
+        def moved(array: np.ndarray, missing: float) -> np.ndarray:
+            return np.where(gone, missing, np.take_along_axis(array, order, axis=-1)).astype(array.dtype)
+
+        tokens = np.take_along_axis(self.tokens, order[..., None], axis=-2)
+        return replace(
+            self,
+            ids=moved(self.ids, NO_CHUNK),
+            distances=moved(self.distances, np.inf),
+            tokens=np.where(gone[..., None], self.pad_id, tokens),
+            scores=None if self.scores is None else moved(self.scores, -np.inf),
+        )
+
     def reshape(self, *shape: int) -> "Neighbours":
         """The same neighbours with other leading axes; one of them may be -1."""
         k, r = self.tokens.shape[-2:]
@@ -92,18 +123,26 @@ class Neighbours:
         )
 
     def followed_by(self, later: "Neighbours") -> "Neighbours":
-        """These chunks' neighbours, then `later`'s, along the chunk axis (the first axis, l). Ordered by
-        different things, they are "mixed" and lose their scores; a part without neighbours has no say."""
-        measures = {part.measure for part in (self, later) if (part.ids != NO_CHUNK).any()}
-        measure = self.measure if not measures else measures.pop() if len(measures) == 1 else MIXED
+        """These chunks' neighbours, then `later`'s, see `joined`."""
+        return Neighbours.joined([self, later])
+
+    @staticmethod
+    def joined(parts: Sequence["Neighbours"]) -> "Neighbours":
+        """Neighbours of some chunks, then of others, along the chunk axis (the first axis, l).
+
+        Ordered by different things, they are "mixed" and lose their scores; a part in which no chunk has any
+        neighbour has no say in that.
+        """
+        measures = {part.measure for part in parts if (part.ids != NO_CHUNK).any()}
+        measure = parts[0].measure if not measures else measures.pop() if len(measures) == 1 else MIXED
         scores = None
-        if measure != MIXED and (self.scores is not None or later.scores is not None):
-            scores = np.concatenate([part._scores_or_missing() for part in (self, later)])
+        if measure != MIXED and any(part.scores is not None for part in parts):
+            scores = np.concatenate([part._scores_or_missing() for part in parts])
         return Neighbours(
-            ids=np.concatenate([self.ids, later.ids]),
-            distances=np.concatenate([self.distances, later.distances]),
-            tokens=np.concatenate([self.tokens, later.tokens]),
-            pad_id=self.pad_id,
+            ids=np.concatenate([part.ids for part in parts]),
+            distances=np.concatenate([part.distances for part in parts]),
+            tokens=np.concatenate([part.tokens for part in parts]),
+            pad_id=parts[0].pad_id,
             measure=measure,
             scores=scores,
         )
@@ -118,3 +157,43 @@ class Retriever(Protocol):
     def retrieve(self, chunks: np.ndarray, num_neighbours: int) -> Neighbours:
         """chunks (..., m) int -> Neighbours with leading axes (...)."""
         ...
+
+
+def given_tokens(
+    text: Text, tokenizer: "Tokenizer | None", length: int, chunk_size: int, pad_id: int
+) -> np.ndarray:
+    """A text that somebody gives as a neighbour, as tokens (length,): the first m are the neighbour (N), the
+    others its continuation (F).
+
+    Raises InputError if it is empty or too long, has padding in it, or is no tokens yet and nobody can make
+    them.
+    """
+    if isinstance(text, str):
+        if tokenizer is None:
+            raise InputError("Got a text for a neighbour but no tokenizer. Give one, or give token ids.")
+        text = tokenizer.encode(text).tolist()
+    ids = list(text)
+    if not ids:
+        raise InputError("The text for a neighbour is empty. Write some, or mute the neighbour.")
+    if len(ids) > length:
+        raise InputError(
+            f"The text for a neighbour has {len(ids)} tokens, up to {length} fit: {chunk_size} for the "
+            "neighbour, the rest for what follows it. Shorten it."
+        )
+    if pad_id in ids:
+        raise InputError(f"Token {pad_id} is padding and cannot stand in a neighbour. Leave it out.")
+    return np.array(ids + [pad_id] * (length - len(ids)), dtype=np.int64)
+
+
+def longest_common_runs(tokens: np.ndarray, others: np.ndarray, pad_id: int) -> np.ndarray:
+    """tokens (q,), others (..., r) -> (...) int64: tokens in the longest run that each shares with `tokens`;
+    padding is in no run."""
+    run = np.zeros((*others.shape[:-1], others.shape[-1] + 1), dtype=np.int64)  # that ends with each token
+    longest = np.zeros(others.shape[:-1], dtype=np.int64)
+    for token in tokens:
+        if token == pad_id:
+            run[:] = 0
+            continue
+        run[..., 1:] = (run[..., :-1] + 1) * (others == token)
+        longest = np.maximum(longest, run.max(axis=-1))
+    return longest

@@ -50,18 +50,20 @@ class RetokenisedDatastore:
         if exclude_documents is not None:
             exclude = np.broadcast_to(exclude_documents, shape).reshape(-1)
         ids, distances = self.datastore.nearest(texts, num_neighbours, exclude)
-        m, pad = self.chunk_size, self.tokenizer.pad_id
-        tokens = np.full((*ids.shape, 2 * m), pad, dtype=np.int64)
+        ids, distances = (found.reshape(*shape, num_neighbours) for found in (ids, distances))
+        return Neighbours(ids, distances, self.retrieved_tokens(ids), self.tokenizer.pad_id)
+
+    def retrieved_tokens(self, ids: np.ndarray) -> np.ndarray:
+        """ids (..., k) -> (..., k, 2m): the chunks and what follows them, in the model's tokens."""
+        m = self.chunk_size
+        tokens = np.full((*ids.shape, 2 * m), self.tokenizer.pad_id, dtype=np.int64)
         for place in np.argwhere(ids != NO_CHUNK):
             chunk_id = int(ids[tuple(place)])
             halves = (self.datastore.text(chunk_id), self.datastore.continuation(chunk_id))
             for start, text in zip((0, m), halves, strict=True):
                 found = self.tokenizer.encode(text)[:m]
                 tokens[(*place, slice(start, start + len(found)))] = found
-        k = num_neighbours
-        return Neighbours(
-            ids.reshape(*shape, k), distances.reshape(*shape, k), tokens.reshape(*shape, k, 2 * m), pad
-        )
+        return tokens
 
     def provenance(self, chunk_id: int) -> Provenance:
         return self.datastore.provenance(chunk_id)

@@ -15,15 +15,13 @@ from torch import Tensor
 
 from indexing.chunking import attending_positions, read_window
 from indexing.errors import InputError
-from indexing.neighbours import NO_CHUNK, PASTED, Neighbours, Retriever
+from indexing.neighbours import NO_CHUNK, PASTED, Neighbours, Retriever, Text, given_tokens
 from indexing.tokenizer import Tokenizer
 from retro_core.cache import DecodingCache
 from retro_core.config import GenerationConfig
 from retro_core.generation import GenerationEvent, generate
 from retro_core.inputs import check_inputs
 from retro_core.model import Capture, Retro, RetroOutput, neighbour_tensor
-
-Text = str | Sequence[int]  # or its token ids
 
 
 @dataclass(frozen=True)
@@ -340,23 +338,8 @@ def _put(
     tokenizer: Tokenizer | None,
     chunk_size: int,
 ) -> None:
-    if isinstance(text, str):
-        if tokenizer is None:
-            raise InputError("Got a text for a neighbour but no tokenizer. Give one, or give token ids.")
-        text = tokenizer.encode(text).tolist()
-    length, ids = neighbours.tokens.shape[-1], list(text)
-    if not ids:
-        raise InputError("The text for a neighbour is empty. Write some, or mute the neighbour.")
-    if len(ids) > length:
-        raise InputError(
-            f"The text for a neighbour has {len(ids)} tokens, up to {length} fit: {chunk_size} for the "
-            "neighbour, the rest for what follows it. Shorten it."
-        )
-    if neighbours.pad_id in ids:
-        raise InputError(
-            f"Token {neighbours.pad_id} is padding and cannot stand in a neighbour. Leave it out."
-        )
-    neighbours.tokens[place] = ids + [neighbours.pad_id] * (length - len(ids))
+    length = neighbours.tokens.shape[-1]
+    neighbours.tokens[place] = given_tokens(text, tokenizer, length, chunk_size, neighbours.pad_id)
     _forget_measures(neighbours, place)  # of a text that is gone
 
 

