@@ -14,7 +14,7 @@ from pathlib import Path
 from indexing import corpus, paths
 from indexing.build import build, check_free
 from indexing.chunking import CHUNK_SIZE
-from indexing.commands import serve, upkeep
+from indexing.commands import pipeline, serve, upkeep
 from indexing.commands.shown import print_json, progress
 from indexing.datastore import Datastore, Hit, list_datastores
 from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--k", type=int, default=2, help="neighbours of each chunk (%(default)s)")
     command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    pipeline.add(commands)
     upkeep.add(commands)
     serve.add(commands)
     return parser
