@@ -14,9 +14,9 @@ from pathlib import Path
 from indexing import corpus, paths
 from indexing.build import build, check_free
 from indexing.chunking import CHUNK_SIZE
-from indexing.commands import pipeline, serve, upkeep
+from indexing.commands import pipeline, search, serve, upkeep
 from indexing.commands.shown import print_json, progress
-from indexing.datastore import Datastore, Hit, list_datastores
+from indexing.datastore import Datastore, list_datastores
 from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
 from indexing.errors import RetroError
 from indexing.manifest import check_files
@@ -55,11 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--chunk-size", type=int, default=CHUNK_SIZE, help="tokens a chunk (%(default)s)")
     command.add_argument("--replace", action="store_true", help="replace a datastore of the same name")
 
-    command = commands.add_parser("search", parents=[json_flag], help="find the chunks nearest to a text")
-    command.set_defaults(run=_search)
-    command.add_argument("name", metavar="NAME")
-    command.add_argument("text", metavar="TEXT")
-    command.add_argument("--k", type=int, default=3, help="how many (%(default)s)")
+    search.add(commands)
 
     command = commands.add_parser("list", parents=[json_flag], help="show which datastores there are")
     command.set_defaults(run=_list)
@@ -110,24 +106,6 @@ def _build(arguments: argparse.Namespace) -> None:
         print_json(_info(arguments.name))
     else:
         print(message)
-
-
-def _search(arguments: argparse.Namespace) -> None:
-    datastore = Datastore.open(arguments.name)
-    hits = datastore.search(arguments.text, arguments.k)
-    if arguments.json:
-        print_json([_hit_json(hit) for hit in hits])
-        return
-    for rank, hit in enumerate(hits, start=1):
-        print(f"{rank}. {hit.title}, character {hit.offset}, squared distance {hit.distance:.3f}")
-        print(f"   {' '.join(hit.text.split())}")
-        if hit.continuation:
-            print(f"   … {' '.join(hit.continuation.split())}")
-
-
-def _hit_json(hit: Hit) -> dict:
-    fields = dataclasses.asdict(hit)
-    return {"document": fields.pop("document_id"), **fields}
 
 
 def _list(arguments: argparse.Namespace) -> None:

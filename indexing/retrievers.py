@@ -399,7 +399,6 @@ def open_retriever(
 
     Raises InputError for a form that is none and for documents that are not there; what `open_remote` raises.
     """
-    name, _, seed = form.partition(":")
     if is_remote(form):
         remote = open_remote(form, tokenizer)
         if only or exclude or leakage is not None:
@@ -407,7 +406,21 @@ def open_retriever(
         return remote
     if datastore is None:
         raise InputError(f"The retriever {form!r} looks things up in a datastore. Choose one.")
+    if form == "off":
+        retokenised = isinstance(datastore, RetokenisedDatastore)
+        m = datastore.chunk_size if retokenised else datastore.chunks.chunk_size
+        return Off(2 * m, datastore.tokenizer.pad_id)
+    lookup = open_lookup(form, datastore)
+    if only or exclude or leakage is not None:
+        return Filtered(lookup, datastore, only, exclude, leakage)
+    return lookup
+
+
+def open_lookup(form: str, datastore: Reader) -> Lookup:
+    """The retriever over `datastore` that `form` names, see RETRIEVERS. Raises InputError for a form that is
+    none, or none that looks into a datastore."""
     store = stored(datastore)
+    name, _, seed = form.partition(":")
     rankers: dict[str, Callable[[], Ranker]] = {
         "dense": lambda: Dense(store),
         "bm25": lambda: Words(store),
@@ -415,20 +428,17 @@ def open_retriever(
         "hybrid-rerank": lambda: Reranked(store),
         "random": lambda: Drawn(store, int(seed or 0)),
     }
-    if form == "off":
-        retokenised = isinstance(datastore, RetokenisedDatastore)
-        m = datastore.chunk_size if retokenised else store.chunks.chunk_size
-        return Off(2 * m, datastore.tokenizer.pad_id)
     seeded = name == "random" and seed.isascii() and seed.isdigit()
-    if form not in rankers and not seeded:
+    if form in rankers or seeded:
+        return Lookup(datastore, rankers[name]())
+    if form == "off" or is_remote(form):
         raise InputError(
-            f"There is no retriever {form!r}. Choose one of {', '.join(RETRIEVERS)}; or random:SEED with a "
-            "whole number."
+            f"The retriever {form!r} does not look into a datastore. Choose one of {', '.join(rankers)}."
         )
-    lookup = Lookup(datastore, rankers[name]())
-    if only or exclude or leakage is not None:
-        return Filtered(lookup, datastore, only, exclude, leakage)
-    return lookup
+    raise InputError(
+        f"There is no retriever {form!r}. Choose one of {', '.join(RETRIEVERS)}; or random:SEED with a whole "
+        "number."
+    )
 
 
 def is_remote(form: str) -> bool:

@@ -55,6 +55,38 @@ def test_build_search_inspect_and_list(corpus_file, capsys):
     assert main(["list"]) == 0 and capsys.readouterr().out.startswith("facts")
 
 
+def test_search_with_any_retriever_and_less_documents(corpus_file, capsys):
+    assert main(["build", "facts", corpus_file]) == 0
+    capsys.readouterr()
+
+    def found(*options: str) -> list[dict]:
+        command = ["search", "facts", "honey bees dancing on the comb", "--k", "4", "--json", *options]
+        assert main(command) == 0
+        return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+
+    nearest = found()
+    assert nearest == found("--retriever", "dense")
+    everywhere = {hit["document"] for hit in found("--k", "99")}
+    assert len(everywhere) == 6
+    one = nearest[0]["document"]
+    for form, measure in (
+        ("dense", "squared L2"), ("bm25", "BM25"), ("hybrid-rrf", "reciprocal ranks"),
+        ("hybrid-rerank", "BM25"), ("random:3", "drawn at random"),
+    ):  # fmt: skip
+        hits = found("--retriever", form)
+        assert len(hits) == 4 and {hit["measure"] for hit in hits} == {measure}
+        assert {hit["document"] for hit in found("--retriever", form, "--only", one)} == {one}
+        rest = found("--retriever", form, "--k", "99", "--exclude", one, "--exclude", hits[-1]["document"])
+        assert rest and not {one, hits[-1]["document"]} & {hit["document"] for hit in rest}
+        assert main(["search", "facts", "honey bees", "--retriever", form, "--k", "1"]) == 0
+        printed = capsys.readouterr().out.splitlines()[0]
+        assert printed.startswith("1. Fact")
+        assert ("squared distance" if form == "dense" else measure) in printed
+    for wrong in (["--retriever", "bm26"], ["--retriever", "off"], ["--only", "no-such"]):
+        assert main(["search", "facts", "bees", *wrong]) == 2
+        assert capsys.readouterr().err.startswith("error: The")
+
+
 def test_neighbours_of_a_datastore_in_itself(corpus_file, capsys, tmp_path):
     assert main(["build", "facts", corpus_file]) == 0
     folder = str(paths.datastore_dir("facts"))

@@ -1,0 +1,66 @@
+"""python -m indexing search, and the options of every command that lets its user choose a retriever."""
+
+import argparse
+import dataclasses
+
+from indexing.commands.shown import measured, print_json, progress
+from indexing.datastore import Datastore
+from indexing.retrievers import DEFAULT_RETRIEVER, RETRIEVERS, Found, allowed_chunks, open_lookup
+
+
+def add(commands) -> None:
+    command = commands.add_parser("search", help="find the chunks nearest to a text")
+    command.set_defaults(run=_search)
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("text", metavar="TEXT")
+    command.add_argument("--k", type=int, default=3, help="how many (%(default)s)")
+    add_retriever_options(command)
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def add_retriever_options(command: argparse.ArgumentParser, leakage: bool = False) -> None:
+    """--retriever, --only and --exclude; --leakage where it is known what will be predicted."""
+    forms = "; ".join(f"{form}: {meaning}" for form, meaning in RETRIEVERS.items())
+    command.add_argument(
+        "--retriever",
+        metavar="FORM",
+        default=DEFAULT_RETRIEVER,
+        help=f"which neighbours are found (%(default)s). {forms}",
+    )
+    documents = {"metavar": "DOC", "default": [], "action": "append"}
+    words = "id of a document; may be given several times"
+    command.add_argument("--only", help=f"find neighbours in this document alone: {words}", **documents)
+    command.add_argument("--exclude", help=f"find no neighbours in this document: {words}", **documents)
+    if leakage:
+        command.add_argument(
+            "--leakage",
+            metavar="SHARE",
+            type=float,
+            help="leave out neighbours that have a run of more than this share of the tokens that are to be "
+            "predicted, e.g. 0.125",
+        )
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    datastore = Datastore.open(arguments.name)
+    lookup = open_lookup(arguments.retriever, datastore)
+    allowed = None
+    if arguments.only or arguments.exclude:
+        allowed = allowed_chunks(datastore, arguments.only, arguments.exclude)
+    for event in lookup.prepare():
+        progress("indexing words", event.done, event.total)
+    hits = lookup.search(arguments.text, arguments.k, allowed)
+    if arguments.json:
+        print_json([_as_json(hit) for hit in hits])
+        return
+    for rank, hit in enumerate(hits, start=1):
+        value = measured(hit.measure, hit.distance, hit.score)
+        print(f"{rank}. {hit.title}, character {hit.offset}, {value}")
+        print(f"   {' '.join(hit.text.split())}")
+        if hit.continuation:
+            print(f"   … {' '.join(hit.continuation.split())}")
+
+
+def _as_json(hit: Found) -> dict:
+    fields = dataclasses.asdict(hit)
+    return {"document": fields.pop("document_id"), **fields}
