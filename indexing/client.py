@@ -314,7 +314,7 @@ class ServiceClient:
         if encoding != "identity":  # a small packed answer may be a huge one
             raise self._unusable("it is packed, which was not asked for")
         parts, size = [], 0
-        for part in response.iter_raw():
+        for part in response.iter_bytes():
             parts.append(part)
             size += len(part)
             if size > largest:

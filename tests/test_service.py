@@ -1,6 +1,7 @@
 """The service answers what the reference's client understands, says no in one sentence, and outlives whoever
 asks badly or slowly."""
 
+import copy
 import io
 import json
 import logging
@@ -25,13 +26,14 @@ from serving import serving
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from indexing import service, wire
-from indexing.build import build
+from indexing.build import append, build
 from indexing.cli import main
 from indexing.corpus import Document
 from indexing.datastore import Datastore
 from indexing.errors import ConfigError
 from indexing.index import FlatIndex
 from indexing.service import Limits
+from indexing.upkeep import delete
 
 FIXTURES = Path(__file__).parent / "data" / "reference" / "http"
 ROOT = Path(__file__).parent.parent
@@ -162,9 +164,9 @@ def test_more_than_there_are_leaves_no_minus_one(url, datastore, tokenizer):
 def test_the_references_own_client(url, datastore):
     vectors = datastore.embedder.embed(SENTENCES[:3])
     code = (
-        "import sys, numpy as np\nfrom retrieval import IndexServiceClient\n"
+        "import io, sys, numpy as np\nfrom retrieval import IndexServiceClient\n"
         "client = IndexServiceClient('127.0.0.1', int(sys.argv[1]))\nassert client.is_available()\n"
-        "vectors = np.load(sys.stdin.buffer)\nfor k in (2, 100):\n"
+        "vectors = np.load(io.BytesIO(sys.stdin.buffer.read()))\nfor k in (2, 100):\n"
         "    for array in client.query(vectors, k): np.save(sys.stdout.buffer, array)"
     )
     done = subprocess.run(
@@ -249,17 +251,25 @@ def test_several_datastores_are_asked_by_name(datastore):
 
 def test_a_new_version_answers_the_next_request(tokenizer):
     embedder = HashingEmbedder(dim=DIM)
-    documents = [Document(str(i), f"T{i}", text, "x") for i, text in enumerate(SENTENCES[:2])]
+    documents = [Document(str(i), f"T{i}", text, "x") for i, text in enumerate(SENTENCES[:3])]
     list(build("living", documents[:1], tokenizer, embedder, chunk_size=M))
-    with serving(Datastore.open("living", embedder=embedder)) as address:
+    with serving(Datastore.open("living", embedder=embedder)) as address, asking(address) as http:
 
         def titles():
-            query = {"texts": ["Mount Etna in Sicily"], "k": 50}
-            return {hit["title"] for hit in asking(address).post("/v1/search", json=query).json()["hits"][0]}
+            answer = http.post("/v1/search", json={"texts": ["Mount Etna in Sicily"], "k": 50}).json()
+            return answer["version"], {hit["title"] for hit in answer["hits"][0]}
 
-        assert titles() == {"T0"}
-        list(build("living", documents, tokenizer, embedder, chunk_size=M, replace=True))
-        assert titles() == {"T0", "T1"}
+        first, found = titles()
+        assert found == {"T0"}
+        list(append("living", documents[1:], embedder))
+        second, found = titles()
+        assert second > first and found == {"T0", "T1", "T2"}
+        delete("living", ["1"])
+        third, found = titles()
+        assert third > second and found == {"T0", "T2"}
+        query = {"chunks": np.asarray(Datastore.open("living").chunks.tokens[:3]).tolist(), "k": 50}
+        origins = http.post("/v1/retrieve", json=query).json()["origins"]
+        assert {origin["title"] for row in origins for origin in row if origin} == {"T0", "T2"}
 
 
 # ------------------------------------------------------------------------------ what is refused
@@ -735,9 +745,9 @@ def random_json(rng: random.Random) -> bytes:
         at = rng.choice([*value, "other", "\ud800"])
         inner = value.get(at)
         if isinstance(inner, list) and inner and rng.random() < 0.5:
-            inner[rng.randrange(len(inner))] = rng.choice(ODD_VALUES)
+            inner[rng.randrange(len(inner))] = copy.deepcopy(rng.choice(ODD_VALUES))
         else:
-            value[at] = rng.choice(ODD_VALUES)
+            value[at] = copy.deepcopy(rng.choice(ODD_VALUES))
     return json.dumps(value).encode()
 
 
