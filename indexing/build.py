@@ -160,7 +160,7 @@ def repair(name_or_path: str | Path, embedder: Embedder | None = None) -> Iterat
                 with files.new_folder(path / SEGMENTS_FOLDER / name) as folder:
                     for file in {*segment.files} - {EMBEDDINGS_FILE}:
                         shutil.copyfile(path / SEGMENTS_FOLDER / segment.name / file, folder / file)
-                    yield from _embed(read_array(folder / CHUNKS_FILE), folder, tokenizer, embedder)
+                    yield from _embed(folder, tokenizer, embedder)
                     segments.append(record(folder, name, tokenizer.pad_id))
             else:
                 segments.append(segment)
@@ -205,20 +205,18 @@ def _write(
     writer.finish(taken)
     yield BuildEvent("reading", writer.num_documents, writer.num_documents)
 
-    yield from _embed(read_array(folder / CHUNKS_FILE), folder, tokenizer, embedder)
+    yield from _embed(folder, tokenizer, embedder)
     return writer
 
 
-def _embed(
-    chunks: np.ndarray, folder: Path, tokenizer: Tokenizer, embedder: Embedder
-) -> Iterator[BuildEvent]:
-    """Write the embeddings of chunks (N, m) into `folder`."""
+def _embed(folder: Path, tokenizer: Tokenizer, embedder: Embedder) -> Iterator[BuildEvent]:
+    """Write the embeddings of the chunks in `folder` beside them."""
+    total = len(read_array(folder / CHUNKS_FILE))
     with files.ArrayWriter(folder / EMBEDDINGS_FILE, np.float16, (embedder.dim,)) as embeddings:
-        for start in range(0, len(chunks), _EMBED_AT_ONCE):
-            yield BuildEvent("embedding", start, len(chunks))
-            texts = [tokenizer.decode(chunk) for chunk in chunks[start : start + _EMBED_AT_ONCE]]
-            embeddings.append(embedder.embed(texts).astype(np.float16))
-    yield BuildEvent("embedding", len(chunks), len(chunks))
+        for chunks in files.array_blocks(folder / CHUNKS_FILE, _EMBED_AT_ONCE):
+            yield BuildEvent("embedding", len(embeddings), total)
+            embeddings.append(embedder.embed([tokenizer.decode(chunk) for chunk in chunks]))
+    yield BuildEvent("embedding", total, total)
 
 
 def _summary(written: SegmentWriter) -> str:

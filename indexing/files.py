@@ -138,6 +138,20 @@ class ArrayWriter:
         return header.getvalue()
 
 
+def array_blocks(path: Path, rows: int) -> Iterator[np.ndarray]:
+    """The rows of a .npy in order, `rows` at a time. In memory is one block; of a memory map it would be, by
+    and by, the file. Raises ValueError if it is none."""
+    with open(path, "rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            raise ValueError(f"{path.name} holds objects")
+        width = math.prod(shape[1:])
+        for start in range(0, shape[0], rows):
+            count = min(rows, shape[0] - start)
+            yield np.fromfile(file, dtype, count * width).reshape(count, *shape[1:])
+
+
 @contextmanager
 def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends well and vanishes otherwise.

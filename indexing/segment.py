@@ -482,7 +482,8 @@ class SegmentWriter:
         for writer in self._arrays.values():
             writer.close()
         _close_synced(self._texts)
-        self.num_repeated = self.num_documents - len(np.unique(np.array(self._text_hashes)))
+        self.num_repeated = self.num_documents - len(np.unique(np.frombuffer(self._text_hashes, np.uint64)))
+        del self._text_hashes
         return self._labels.finish(taken)
 
     def _flush(self) -> None:
@@ -540,7 +541,7 @@ class SegmentWriter:
 
 
 class _LabelWriter:
-    """Writes documents.jsonl, its offsets and ids.npy; in memory are 16 bytes a document."""
+    """Writes documents.jsonl, its offsets and ids.npy; in memory are some bytes a document."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -554,7 +555,7 @@ class _LabelWriter:
 
     def finish(self, taken: Sequence[Segment]) -> int:
         _close_synced(self._file)
-        hashes, offsets = np.array(self._hashes, np.uint64), np.array(self._offsets, np.int64)
+        hashes, offsets = np.frombuffer(self._hashes, np.uint64), np.frombuffer(self._offsets, np.int64)
         order = np.argsort(hashes, kind="stable")
         repeats = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
         others = np.concatenate([np.empty(0, np.uint64), *(segment.ids[:, 0] for segment in taken)])
@@ -563,7 +564,10 @@ class _LabelWriter:
             self._rename({*again.tolist()}, {*others.tolist(), *hashes.tolist()}, hashes, offsets)
             order = np.argsort(hashes, kind="stable")
         files.save_array(self._folder / LABEL_OFFSETS_FILE, offsets)
-        files.save_array(self._folder / IDS_FILE, np.stack([hashes[order], order.astype(np.uint64)], axis=1))
+        with files.ArrayWriter(self._folder / IDS_FILE, np.uint64, (2,)) as ids:
+            for start in range(0, len(order), _ROWS_AT_ONCE):
+                numbers = order[start : start + _ROWS_AT_ONCE]
+                ids.append(np.stack([hashes[numbers], numbers.astype(np.uint64)], axis=1))
         return len(again)
 
     def _rename(self, again: set[int], known: set[int], hashes: np.ndarray, offsets: np.ndarray) -> None:
@@ -588,7 +592,7 @@ class _LabelWriter:
 
 
 def label_line(label: Label) -> bytes:
-    return json.dumps(dataclasses.asdict(label), ensure_ascii=False).encode() + b"\n"
+    return json.dumps(vars(label), ensure_ascii=False).encode() + b"\n"
 
 
 _NO_IDS = np.empty(0, dtype=np.int64)

@@ -167,6 +167,8 @@ class Tokenizer:
         return token not in (self.pad_id, self.end_id)
 
     def _ordinary(self, ids: Iterable[int]) -> list[int]:
+        if isinstance(ids, np.ndarray):  # millions of chunks are decoded to be embedded
+            return ids[(ids != self.pad_id) & (ids != self.end_id)].tolist()
         return [int(i) for i in ids if self._keeps(int(i))]
 
 

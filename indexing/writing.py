@@ -13,6 +13,7 @@ import filelock
 
 from indexing import catalogue, files, paths
 from indexing.catalogue import FileFacts, SegmentRecord, State
+from indexing.chunks import CHUNKS_FILE
 from indexing.datastore import Datastore
 from indexing.embedder import Embedder
 from indexing.errors import DatastoreError
@@ -169,8 +170,8 @@ def record(folder: Path, name: str, pad_id: int) -> SegmentRecord:
     """What the catalogue notes of the finished segment in `folder`, which is or will be called `name`."""
     segment = Segment.open(folder)
     num_tokens = 0
-    for start in range(0, len(segment), _ROWS_AT_ONCE):
-        num_tokens += int((segment.tokens[start : start + _ROWS_AT_ONCE] != pad_id).sum())
+    for tokens in files.array_blocks(folder / CHUNKS_FILE, _ROWS_AT_ONCE):
+        num_tokens += int((tokens != pad_id).sum())
     facts = {file: file_facts(folder / file) for file in SEGMENT_FILES}
     return SegmentRecord(name, segment.num_documents, len(segment), num_tokens, facts)
 
