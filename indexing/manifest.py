@@ -54,7 +54,7 @@ _FLAT = {
 _HASH_AT_OPEN = 1 << 30
 
 _hashing = threading.Lock()
-_hashes: dict[tuple[int, int, int, int], str] = {}  # (device, inode, time of change, size) -> sha256
+_hashes: dict[tuple[int, int, int, int], str] = {}  # (device, inode, time of any change, size) -> sha256
 
 
 def read_manifest(path: Path) -> dict:
@@ -186,7 +186,8 @@ def _differs(value: object, expected: object, at: str = "content") -> str:
 def _sha256(file: Path) -> str:
     with open(file, "rb") as opened:
         facts = os.fstat(opened.fileno())
-        key = (facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size)
+        # This time is the system's own: nobody can set it back, and no file with a used number has it.
+        key = (facts.st_dev, facts.st_ino, facts.st_ctime_ns, facts.st_size)
         with _hashing:
             known = _hashes.get(key)
         if known is None:
