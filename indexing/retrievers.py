@@ -301,6 +301,11 @@ class Filtered:
         if (only or exclude) and isinstance(origins, Datastore | RetokenisedDatastore):
             self._allowed = allowed_chunks(origins, only, exclude)
 
+    def prepare(self) -> Iterator[WordsIndexed]:
+        """See `Lookup.prepare`."""
+        if isinstance(self.retriever, Lookup):
+            yield from self.retriever.prepare()
+
     def retrieve(
         self,
         chunks: np.ndarray,

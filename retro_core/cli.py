@@ -10,6 +10,7 @@ torch is imported inside the commands, so that --help and a mistyped option answ
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +18,20 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from indexing import paths
+from indexing.commands.search import add_retriever_options
+from indexing.commands.shown import measured, progress
 from indexing.errors import InputError, RetroError
 from indexing.files import write_json
-from indexing.neighbours import NO_CHUNK, Neighbours
+from indexing.neighbours import NO_CHUNK, Neighbours, Retriever
+from indexing.retrievers import DEFAULT_RETRIEVER, Filtered, Lookup, is_remote, open_retriever
 from retro_core.config import GenerationConfig, Settings, TrainConfig, bounds
 from retro_core.presets import PRESETS
 
 if TYPE_CHECKING:
+    from indexing.client import RemoteRetriever
     from indexing.datastore import Datastore
     from indexing.retokenised import RetokenisedDatastore
-    from retro_core.checkpoint import LoadedModel
+    from indexing.tokenizer import Tokenizer
     from retro_core.trace import Trace
 
 
@@ -76,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("prompt", metavar="TEXT", help="the beginning; - reads it from standard input")
     command.add_argument("--model", default=paths.DEMO_MODEL, help="name or folder of a model (%(default)s)")
     command.add_argument("--datastore", default=paths.DEMO_DATASTORE, help="what to read (%(default)s)")
+    add_retriever_options(command)
     add_settings(command, GenerationConfig)
     command.add_argument("--json", action="store_true", help="print JSON for programs")
     command.add_argument("--trace", metavar="FILE", type=Path, help="save a .retro.json that the app opens")
@@ -87,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--datastore", default=paths.DEMO_DATASTORE, help="what to read (%(default)s)")
     _, _, count, words = bounds(GenerationConfig, "num_neighbours")
     command.add_argument("--num-neighbours", type=int, default=count, help=f"{words} (%(default)s)")
+    add_retriever_options(command, leakage=True)
     command.add_argument(
         "--influence",
         action=argparse.BooleanOptionalAction,
@@ -130,6 +137,10 @@ def _parser() -> argparse.ArgumentParser:
         "probes", metavar="NAME=SPEC", nargs="+", help="held-out documents: a name and their data.spec.json"
     )
     command.add_argument("--num-neighbours", type=int, default=2, help="read for each chunk (%(default)s)")
+    command.add_argument(
+        "--datastore", metavar="NAME", help="look neighbours up in it instead of taking those of the SPEC"
+    )
+    add_retriever_options(command, leakage=True)
     command.add_argument("--max-len", type=int, default=512, help="tokens in a window (%(default)s)")
     command.add_argument("--limit", type=int, metavar="N", help="only N windows, drawn at random")
     command.add_argument("--out", metavar="FILE", type=Path, help="also write the numbers there, as JSON")
@@ -176,13 +187,16 @@ def _generate(arguments: argparse.Namespace) -> None:
     from retro_core.generation import Finished, Prompted, Retrieved, Token, generate
 
     loaded = load_model(arguments.model)
-    datastore = _open_for(arguments.datastore, loaded) if config.retrieval else None
+    m = loaded.config.chunk_size
+    datastore = retriever = None
+    if config.retrieval:
+        datastore, retriever = _open_reading(arguments, loaded.tokenizer, m, loaded.name)
     tokens: list[dict[str, Any]] = []
     chunks: list[dict[str, Any]] = []
     neighbours = []
     started = 0
     finished: Finished | None = None
-    for event in generate(loaded.model, loaded.tokenizer, prompt, datastore, config):
+    for event in generate(loaded.model, loaded.tokenizer, prompt, retriever, config):
         text = ""
         match event:
             case Prompted():
@@ -193,7 +207,8 @@ def _generate(arguments: argparse.Namespace) -> None:
                 started, text = len(tokens), "".join(event.texts)
             case Retrieved():
                 neighbours.append(event.neighbours)
-                chunks.append({"chunk": event.chunk, "neighbours": _origins(datastore, event.neighbours)})
+                found = _origins(datastore, event.neighbours, loaded.tokenizer, m)
+                chunks.append({"chunk": event.chunk, "neighbours": found})
             case Token():
                 tokens.append({"id": int(event.id), "text": event.text, "logprob": event.logprob})
                 text = event.text
@@ -209,9 +224,9 @@ def _generate(arguments: argparse.Namespace) -> None:
         print()
         for chunk in chunks:
             for found in chunk["neighbours"]:
+                value = measured(found["measure"], found["distance"], found["score"])
                 print(
-                    f"chunk {chunk['chunk'] + 1} read {found['title']}, character {found['offset']}, "
-                    f"squared distance {found['distance']:.3f}",
+                    f"chunk {chunk['chunk'] + 1} read {found['title']}, character {found['offset']}, {value}",
                     file=sys.stderr,
                 )
     if arguments.trace:
@@ -223,15 +238,40 @@ def _generate(arguments: argparse.Namespace) -> None:
         _save_trace(arguments.trace, trace)
 
 
-def _open_for(name: str, loaded: "LoadedModel") -> "Datastore | RetokenisedDatastore":
+def _open_reading(
+    arguments: argparse.Namespace, tokenizer: "Tokenizer", chunk_size: int, model: str
+) -> "tuple[Datastore | RetokenisedDatastore | RemoteRetriever, Retriever]":
+    """What neighbours come from, and what looks into it, for a model with this tokenizer and chunk size."""
+    datastore = None
+    if not is_remote(arguments.retriever):
+        datastore = _open_for(arguments.datastore, tokenizer, chunk_size, model)
+    retriever = open_retriever(
+        arguments.retriever,
+        datastore,
+        tokenizer=tokenizer,
+        only=arguments.only,
+        exclude=arguments.exclude,
+        leakage=getattr(arguments, "leakage", None),
+    )
+    if isinstance(retriever, Lookup | Filtered):
+        for event in retriever.prepare():
+            progress("indexing words", event.done, event.total)
+    if datastore is None:
+        return retriever.retriever if isinstance(retriever, Filtered) else retriever, retriever
+    return datastore, retriever
+
+
+def _open_for(
+    name: str, tokenizer: "Tokenizer", chunk_size: int, model: str
+) -> "Datastore | RetokenisedDatastore":
     """The datastore for a model to read from."""
     from indexing.retokenised import RetokenisedDatastore, open_for
 
-    opened = open_for(name, loaded.tokenizer, loaded.config.chunk_size)
+    opened = open_for(name, tokenizer, chunk_size)
     if isinstance(opened, RetokenisedDatastore):
         print(
             f"datastore {opened.datastore.name!r} was built with the tokenizer "
-            f"{opened.datastore.tokenizer_name!r}; its texts are read in the tokens of {loaded.name!r}",
+            f"{opened.datastore.tokenizer_name!r}; its texts are read in the tokens of {model!r}",
             file=sys.stderr,
         )
     return opened
@@ -256,8 +296,9 @@ def _score(arguments: argparse.Namespace) -> None:
     from retro_core.explain import score
 
     loaded = load_model(arguments.model)
-    datastore = _open_for(arguments.datastore, loaded)
-    trace = score(loaded, text, datastore, config, influence=arguments.influence)
+    m = loaded.config.chunk_size
+    datastore, retriever = _open_reading(arguments, loaded.tokenizer, m, loaded.name)
+    trace = score(loaded, text, datastore, config, retriever=retriever, influence=arguments.influence)
     found = trace.to_json()
     tokens = [{name: token[name] for name in _SHOWN_OF_TOKENS} for token in found["tokens"]]
     chunks = [
@@ -271,7 +312,7 @@ def _score(arguments: argparse.Namespace) -> None:
         _print_json({"scored": len(scored), "on": on, "off": off, "tokens": tokens, "chunks": chunks})
     else:
         for chunk in chunks:
-            _print_scored(chunk)
+            _print_scored(chunk, found["datastore"]["metric"])
         losses = f": on {on:.4f}, off {off:.4f}; difference {on - off:+.4f}" if scored else ""
         print(f"{len(scored):,} tokens, nats per token{losses}")
     if arguments.trace:
@@ -280,10 +321,21 @@ def _score(arguments: argparse.Namespace) -> None:
 
 # What `score` tells of a token, and of a neighbour.
 _SHOWN_OF_TOKENS = ("id", "text", "lp_on", "lp_off")
-_SHOWN = ("rank", "chunk_id", "document_id", "title", "offset", "distance", "share", "influence", "copied")
+_SHOWN = (
+    "rank",
+    "chunk_id",
+    "document_id",
+    "title",
+    "offset",
+    "distance",
+    "score",
+    "share",
+    "influence",
+    "copied",
+)
 
 
-def _print_scored(chunk: dict[str, Any]) -> None:
+def _print_scored(chunk: dict[str, Any], measure: str) -> None:
     """One chunk of a trace: a line for what read its neighbours, one for each of them."""
     count = chunk["read"][1] - chunk["read"][0]
     facts = [f"chunk {chunk['index'] + 1}, read by {count} tokens"]
@@ -291,7 +343,7 @@ def _print_scored(chunk: dict[str, Any]) -> None:
         facts += [f"gain {chunk['gain']:+.3f} nats per token", f"overlap {chunk['overlap']:.0%}"]
     print("   ".join(facts))
     for card in chunk["neighbours"]:
-        facts = [f"  #{card['rank']}  squared distance {card['distance']:.3f}"]
+        facts = [f"  #{card['rank']}  {measured(measure, card['distance'], card['score'])}"]
         if card["share"] is not None:
             facts.append(f"attention {card['share']:4.0%}")
         if card["influence"]:
@@ -304,16 +356,28 @@ def _print_scored(chunk: dict[str, Any]) -> None:
 
 
 def _origins(
-    datastore: "Datastore | RetokenisedDatastore | None", neighbours: Neighbours
+    datastore: "Datastore | RetokenisedDatastore | RemoteRetriever | None",
+    neighbours: Neighbours,
+    tokenizer: "Tokenizer",
+    chunk_size: int,
 ) -> list[dict[str, Any]]:
     """Where the neighbours of one chunk come from, nearest first."""
-    found = zip(neighbours.ids.ravel().tolist(), neighbours.distances.ravel().tolist(), strict=True)
     origins = []
-    for chunk_id, distance in found:
+    for place, chunk_id in enumerate(neighbours.ids.ravel().tolist()):
         if datastore is not None and chunk_id != NO_CHUNK:
-            origin = dataclasses.asdict(datastore.provenance(chunk_id))
-            text = datastore.text(chunk_id)
-            origins.append({"chunk_id": chunk_id, **origin, "distance": distance, "text": text})
+            distance = float(neighbours.distances.ravel()[place])
+            own = neighbours.tokens.reshape(-1, neighbours.tokens.shape[-1])[place, :chunk_size]
+            has_text = hasattr(datastore, "text")  # a service sends tokens
+            origins.append(
+                {
+                    "chunk_id": chunk_id,
+                    **dataclasses.asdict(datastore.provenance(chunk_id)),
+                    "distance": distance if math.isfinite(distance) else None,
+                    "measure": neighbours.measure,
+                    "score": None if neighbours.scores is None else float(neighbours.scores.ravel()[place]),
+                    "text": datastore.text(chunk_id) if has_text else tokenizer.decode(own),
+                }
+            )
     return origins
 
 
@@ -458,7 +522,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from retro_core.checkpoint import load_model
     from retro_core.dataset import RetroDataset
     from retro_core.evaluation import probe, window_losses
-    from retro_core.training import load_run
+    from retro_core.training import load_run, run_tokenizer
 
     specs = {}
     for text in arguments.probes:
@@ -466,11 +530,26 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         if not (name and equals and spec):
             raise InputError(f"Expected NAME=SPEC, got {text!r}. Write for example held=out/data.spec.json.")
         specs[name] = Path(spec)
-    model = load_run(arguments.run)[0] if arguments.run else load_model(arguments.model).model
+    if arguments.run:
+        model, settings, *_ = load_run(arguments.run)
+        tokenizer, name = run_tokenizer(settings), arguments.run
+    else:
+        loaded = load_model(arguments.model)
+        model, tokenizer, name = loaded.model, loaded.tokenizer, loaded.name
+    retriever = None
+    if arguments.datastore or is_remote(arguments.retriever):
+        retriever = _open_reading(arguments, tokenizer, model.config.chunk_size, name)[1]
+    elif (arguments.retriever, arguments.only, arguments.exclude, arguments.leakage) != (
+        DEFAULT_RETRIEVER, [], [], None,
+    ):  # fmt: skip
+        raise InputError(
+            "Neighbours of a SPEC are taken as they are; a retriever and what it leaves out need a datastore "
+            "to look into. Name one with --datastore."
+        )
     probes: dict[str, dict[str, Any]] = {}
     for name, spec in specs.items():
         data = RetroDataset(spec, model.config, arguments.num_neighbours, arguments.max_len)
-        found = probe(window_losses(model, data, limit=arguments.limit))
+        found = probe(window_losses(model, data, limit=arguments.limit, retriever=retriever))
         probes[name] = dataclasses.asdict(found)
         if not arguments.json:
             low, high = found.on_minus_off_ci95

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from indexing.errors import InputError
-from retro_core.dataset import Batch, RetroDataset
+from indexing.neighbours import Retriever
+from indexing.retrievers import look_up_text
+from retro_core.dataset import Batch, RetroDataset, Window
 from retro_core.model import Retro
 
 RESAMPLES = 2000
@@ -39,12 +41,20 @@ class Probe:
 
 @torch.inference_mode()
 def window_losses(
-    model: Retro, data: RetroDataset, limit: int | None = None, seed: int = 0, batch_size: int = 4
+    model: Retro,
+    data: RetroDataset,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 4,
+    retriever: Retriever | None = None,
 ) -> list[WindowLoss]:
     """Losses of the held-out windows (or `limit` of them, drawn with `seed`), all tokens that have a label.
 
     Tokens of a document's first chunk read nothing and count too: they are part of the text. Random
     neighbours are those of a chunk of another document, so they are real text about something else.
+
+    retriever  looks up what Retro[On] reads, in tokens of the model; by default it reads the neighbours that
+               `data` has
 
     Raises InputError if there is no token to predict.
     """
@@ -59,7 +69,8 @@ def window_losses(
     results: list[WindowLoss] = []
     for start in range(0, len(order), batch_size):
         chosen = [windows[i] for i in order[start : start + batch_size]]
-        batch = data.collate(chosen)
+        looked_up = [_looked_up(data, window, retriever) for window in chosen] if retriever else None
+        batch = data.collate(chosen, looked_up)
         strange = []
         for window in chosen:
             rows = np.flatnonzero(documents != window.document)
@@ -83,6 +94,12 @@ def window_losses(
     if not results:
         raise InputError("The held-out documents have no token to predict. Give documents of some words.")
     return results
+
+
+def _looked_up(data: RetroDataset, window: Window, retriever: Retriever) -> np.ndarray:
+    """(l, k, r): what the retriever finds for a window."""
+    found = look_up_text(retriever, data.tokens(window), data.chunk_size, data.num_neighbours, data.pad_id)
+    return found.tokens
 
 
 def _summed(model: Retro, batch: Batch) -> list[float]:

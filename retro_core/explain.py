@@ -10,9 +10,11 @@ from einops import rearrange
 from torch import Tensor
 
 from indexing.chunking import num_chunks, read_window
+from indexing.client import RemoteRetriever
 from indexing.datastore import Datastore
 from indexing.errors import InputError
-from indexing.neighbours import SQUARED_L2, Neighbours
+from indexing.neighbours import SQUARED_L2, Neighbours, Retriever
+from indexing.retrievers import look_up_text
 from indexing.tokenizer import Tokenizer
 from retro_core.checkpoint import LoadedModel
 from retro_core.config import GenerationConfig
@@ -48,7 +50,7 @@ def explain(
     loaded: LoadedModel,
     ids: Sequence[int],
     neighbours: Sequence[Neighbours],
-    datastore: Datastore | None,
+    datastore: Datastore | RemoteRetriever | None,
     config: GenerationConfig,
     *,
     prompt_tokens: int | None = None,
@@ -102,15 +104,7 @@ def explain(
                 "num_neighbours": config.num_neighbours,
                 "neighbour_len": length,
             },
-            "datastore": datastore
-            and {
-                "name": datastore.name,
-                "fingerprint": datastore.fingerprint,
-                "embedder": datastore.embedder_name,
-                "metric": SQUARED_L2 if found is None else found.measure,
-                "num_chunks": len(datastore.chunks),
-                "num_documents": datastore.num_documents,
-            },
+            "datastore": datastore and _about(datastore, SQUARED_L2 if found is None else found.measure),
             "retrieval": found is not None,
             "sampling": config.to_dict(),
             "pad": pad,
@@ -129,13 +123,16 @@ def explain(
 def score(
     loaded: LoadedModel,
     text: str,
-    datastore: Datastore | None,
+    datastore: Datastore | RemoteRetriever | None,
     config: GenerationConfig,
     *,
+    retriever: Retriever | None = None,
     title: str = "",
     influence: bool | None = None,
 ) -> Trace:
     """The trace of a text as it is: nothing is written, all of its tokens are given.
+
+    retriever  looks into `datastore`; by default its nearest chunks are taken
 
     Each complete chunk is looked up. A text shorter than a chunk is filled up on the left, as a prompt is
     (see `generation.encode_prompt`), so that it too has neighbours, though nothing has read them.
@@ -148,10 +145,28 @@ def score(
     ids = encode_prompt(loaded.tokenizer, text, m)
     neighbours: list[Neighbours] = []
     if datastore is not None and config.retrieval:
-        chunks = ids[: num_chunks(len(ids), m) * m].reshape(-1, m)
-        found = datastore.retrieve(chunks, config.num_neighbours)
-        neighbours = [found.chunks(u, u + 1) for u in range(len(chunks))]
+        pad = loaded.tokenizer.pad_id
+        found = look_up_text(retriever or datastore, ids, m, config.num_neighbours, pad)
+        neighbours = [found.chunks(u, u + 1) for u in range(len(found.ids))]
     return explain(loaded, ids.tolist(), neighbours, datastore, config, title=title, influence=influence)
+
+
+def _about(datastore: Datastore | RemoteRetriever, measure: str) -> dict[str, Any]:
+    """What a trace says of where neighbours come from."""
+    if isinstance(datastore, RemoteRetriever):
+        info = datastore.info
+        embedder, num_chunks, num_documents = info.embedder_name, info.num_chunks, info.num_documents
+    else:
+        embedder, num_documents = datastore.embedder_name, datastore.num_documents
+        num_chunks = len(datastore.chunks)
+    return {
+        "name": datastore.name,
+        "fingerprint": datastore.fingerprint,
+        "embedder": embedder,
+        "metric": measure,
+        "num_chunks": num_chunks,
+        "num_documents": num_documents,
+    }
 
 
 def _count(neighbours: Neighbours) -> int:

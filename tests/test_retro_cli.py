@@ -11,6 +11,7 @@ from tiny_models import tiny_model
 
 from indexing.build import build
 from indexing.corpus import read_text
+from indexing.datastore import Datastore
 from indexing.paths import datastore_dir
 from indexing.precompute import precompute_neighbours
 from retro_core.checkpoint import load_model, save_model
@@ -65,7 +66,7 @@ def test_errors_are_one_sentence_and_exit_2(capsys, line, sentence):
     assert captured.out == "" and captured.err.startswith("error: ") and sentence in captured.err
 
 
-def test_from_a_text_to_a_model_and_its_numbers(tmp_path, capsys, tokenizer, embedder):
+def test_from_a_text_to_a_model_and_its_numbers(tmp_path, capsys, tokenizer, embedder, monkeypatch):
     text = "The river Nile flows north through eleven countries to the Mediterranean Sea. " * 12
     documents = [read_text(f"{text} Number {i}.", f"Nile {i}") for i in range(4)]
     list(build("nile", documents, tokenizer, embedder, chunk_size=8))
@@ -97,6 +98,17 @@ def test_from_a_text_to_a_model_and_its_numbers(tmp_path, capsys, tokenizer, emb
     low, high = found["on_minus_off_ci95"]
     assert low <= found["on"] - found["off"] <= high
 
+    monkeypatch.setattr("indexing.datastore.open_embedder", lambda name: embedder)
+    ons = {}
+    for form in ("dense", "bm25", "off"):
+        assert main([*line, "--datastore", "nile", "--retriever", form]) == 0
+        again = json.loads(capsys.readouterr().out)["probes"]["nile"]
+        assert again["off"] == found["off"] and again["tokens"] == found["tokens"]
+        ons[form] = again["on"]
+    assert len({*ons.values()}) == 3 and ons["off"] == pytest.approx(found["off"])
+    assert main([*line, "--retriever", "bm25"]) == 2
+    assert "Name one with --datastore" in capsys.readouterr().err
+
 
 @pytest.fixture
 def nile(tokenizer, embedder, retro_home, monkeypatch) -> None:
@@ -122,6 +134,40 @@ def test_generate_writes_the_text_and_says_what_was_read(nile, capsys):
     assert first["document_id"] and first["title"].startswith("Nile") and first["distance"] >= 0
     assert main([*line, "--json", "--no-retrieval"]) == 0
     assert json.loads(capsys.readouterr().out)["chunks"] == []
+
+
+@pytest.mark.parametrize("form, measure, scored, far", [
+    ("dense", "squared L2", False, False), ("bm25", "BM25", True, True),
+    ("hybrid-rrf", "reciprocal ranks", True, False), ("hybrid-rerank", "BM25", True, False),
+    ("random:5", "drawn at random", False, True),
+])  # fmt: skip
+def test_a_model_reads_what_any_retriever_finds(nile, capsys, form, measure, scored, far):
+    options = ["--model", "nile", "--datastore", "nile", "--retriever", form]
+    ids = [label.id for label in Datastore.open("nile").labels()]
+    line = ["generate", "The river Nile flows", *options, "--max-new-tokens", "4", "--json"]
+    for less, documents in ([], ids), (["--exclude", ids[0]], ids[1:]), (["--only", ids[2]], ids[2:]):
+        assert main([*line, *less]) == 0
+        told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+        found = [neighbour for chunk in told["chunks"] for neighbour in chunk["neighbours"]]
+        assert found and {one["document_id"] for one in found} <= {*documents}
+        for one in found:
+            assert one["measure"] == measure and one["text"]
+            assert (one["score"] is not None, one["distance"] is None) == (scored, far)
+    assert main(line[:-1]) == 0
+    assert measure in capsys.readouterr().err or form == "dense"
+    line = ["score", "The river Nile flows north", *options, "--json"]
+    assert main(line) == 0
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    cards = [card for chunk in told["chunks"] for card in chunk["neighbours"]]
+    assert cards and {(card["score"] is not None, card["distance"] is None) for card in cards} == {
+        (scored, far)
+    }
+    overlaps = [chunk["overlap"] for chunk in told["chunks"] if chunk["overlap"] is not None]
+    assert max(overlaps) > 0 or form == "random:5"
+    assert main([*line, "--leakage", "0"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {chunk["overlap"] for chunk in told["chunks"]} <= {0, None}
+    assert main([line[0], line[1], *options]) == 0 and "tokens, nats per token" in capsys.readouterr().out
 
 
 def test_generate_saves_a_trace_that_opens_again(nile, capsys, tmp_path, monkeypatch):
