@@ -15,7 +15,7 @@ from indexing import corpus, paths
 from indexing.build import build, check_free
 from indexing.chunking import CHUNK_SIZE
 from indexing.commands import pipeline, search, serve, upkeep
-from indexing.commands.shown import print_json, progress
+from indexing.commands.shown import follow, print_json, progress
 from indexing.datastore import Datastore, list_datastores
 from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
 from indexing.errors import RetroError
@@ -98,10 +98,7 @@ def _build(arguments: argparse.Namespace) -> None:
         chunk_size=arguments.chunk_size,
         replace=arguments.replace,
     )
-    message = ""
-    for event in events:
-        progress(event.stage, event.done, event.total)
-        message = event.message
+    message = follow(events)
     if arguments.json:
         print_json(_info(arguments.name))
     else:

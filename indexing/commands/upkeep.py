@@ -2,16 +2,16 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 from indexing import corpus
-from indexing.build import BuildEvent, append, repair
+from indexing.build import append, repair
 from indexing.bundle import SUFFIX, export, import_bundle
-from indexing.commands.shown import print_json, progress
+from indexing.commands.shown import follow, print_json
 from indexing.datastore import Datastore
-from indexing.upkeep import UpkeepEvent, compact, copy, delete, remove, rename, verify
+from indexing.upkeep import compact, copy, delete, remove, rename, verify
 
 _DOCUMENTS_SHOWN = 100
 
@@ -52,7 +52,7 @@ def add(commands) -> None:
 
 
 def _append(arguments: argparse.Namespace) -> None:
-    _show(append(arguments.name, corpus.read_files(arguments.files)))
+    print(follow(append(arguments.name, corpus.read_files(arguments.files))))
 
 
 def _documents(arguments: argparse.Namespace) -> None:
@@ -74,15 +74,15 @@ def _delete(arguments: argparse.Namespace) -> None:
 
 
 def _compact(arguments: argparse.Namespace) -> None:
-    _show(compact(arguments.name))
+    print(follow(compact(arguments.name)))
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    _show(verify(arguments.name))
+    print(follow(verify(arguments.name)))
 
 
 def _repair(arguments: argparse.Namespace) -> None:
-    _show(repair(arguments.name))
+    print(follow(repair(arguments.name)))
 
 
 def _rename(arguments: argparse.Namespace) -> None:
@@ -101,20 +101,8 @@ def _remove(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    _show(export(arguments.name, arguments.file or Path(f"{Path(arguments.name).name}{SUFFIX}")))
+    print(follow(export(arguments.name, arguments.file or Path(f"{Path(arguments.name).name}{SUFFIX}"))))
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    _show(import_bundle(arguments.file, arguments.name))
-
-
-def _show(events: Iterable[BuildEvent | UpkeepEvent]) -> None:
-    """Progress on stderr, a line for each hundredth; the last event's sentence on stdout."""
-    last: tuple[str, int] | None = None
-    message = ""
-    for event in events:
-        now = (event.stage, event.done * 100 // event.total if event.total else event.done)
-        if now != last and event.stage != "done":
-            progress(event.stage, event.done, event.total)
-        last, message = now, event.message
-    print(message)
+    print(follow(import_bundle(arguments.file, arguments.name)))
