@@ -23,7 +23,7 @@ from indexing import files, paths
 from indexing.catalogue import State
 from indexing.chunks import ChunkStore
 from indexing.corpus import Document
-from indexing.embedder import Embedder, open_embedder
+from indexing.embedder import Embedder, is_same, open_embedder
 from indexing.errors import DatastoreError, InputError, MismatchError
 from indexing.flat import open_flat
 from indexing.index import Index, open_index
@@ -456,7 +456,8 @@ def find(name_or_path: str | Path) -> Path:
 
 def check_same(kind: str, path: Path, built_with: dict, used: Tokenizer | Embedder) -> None:
     """Raise MismatchError unless a datastore was built with this tokenizer or embedder."""
-    if used.fingerprint != built_with["fingerprint"]:
+    stored = built_with["fingerprint"]
+    if not (is_same(used, stored) if kind == "embedder" else used.fingerprint == stored):
         raise MismatchError(
             f"Datastore {path.name!r} was built with the {kind} {built_with['name']!r} "
             f"({built_with['fingerprint'][:8]}), not with {used.name!r} ({used.fingerprint[:8]}). "

@@ -5,6 +5,7 @@ $RETRO_HOME/            default ~/.retro
     models/NAME/        weights + config + tokenizer
     runs/ID/            training runs
     bases/NAME/         language models of others, fetched to be RETRO-fitted
+    embedders/NAME/     static embedders, distilled here
 
 What ships with the product lies in `assets/` in the same layout, read-only; a user's folder of the
 same name comes first.
@@ -64,6 +65,10 @@ def runs_dir() -> Path:
 
 def bases_dir() -> Path:
     return home() / "bases"
+
+
+def embedders_dir() -> Path:
+    return home() / "embedders"
 
 
 def datastore_dir(name: str) -> Path:

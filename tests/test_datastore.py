@@ -213,9 +213,9 @@ def test_opening_and_listing_load_no_heavy_library(datastore):
 
 @pytest.mark.slow
 def test_with_the_real_embedder_a_pasted_sentence_is_found_again(tokenizer):
-    from indexing.embedder import SentenceTransformerEmbedder
+    from indexing.embedder import open_embedder
 
-    embedder = SentenceTransformerEmbedder()
+    embedder = open_embedder()
     texts = [" ".join(SENTENCES[:2]), " ".join(SENTENCES[2:4]), " ".join(SENTENCES[4:])]
     list(build("real", [read_text(text, f"t{i}") for i, text in enumerate(texts)], tokenizer, embedder))
     datastore = Datastore.open("real")

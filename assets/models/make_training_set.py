@@ -22,7 +22,7 @@ from typing import Any
 from indexing import paths
 from indexing.build import build
 from indexing.corpus import Document
-from indexing.embedder import SentenceTransformerEmbedder
+from indexing.embedder import open_embedder
 from indexing.precompute import precompute_neighbours
 from indexing.tokenizer import Tokenizer, train_byte_level_bpe
 
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         arguments.tokenizer.mkdir(parents=True, exist_ok=True)
         train_byte_level_bpe(tokenizer_texts(corpora), 8192, "demo").save(arguments.tokenizer)
     tokenizer = Tokenizer.load(arguments.tokenizer or paths.model_dir(paths.DEMO_MODEL))
-    embedder = SentenceTransformerEmbedder()
+    embedder = open_embedder()
     shards = arguments.out / "shards"
     for name, rows in documents(corpora).items():
         if (shards / name).exists():
