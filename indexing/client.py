@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from indexing import wire
+from indexing import paths, wire
 from indexing.chunks import ChunkStore
 from indexing.datastore import Provenance
 from indexing.embedder import Embedder
@@ -149,9 +149,13 @@ class ServiceClient:
         except (KeyError, TypeError, ValueError) as error:
             raise self._unusable(f"/v1/info has no proper {_clause(error)}") from error
 
-    def search(self, texts: Sequence[str], k: int, datastore: str | None = None) -> list[list[dict]]:
-        """For each text its hits, nearest first: dicts as docs/service.md lists them."""
-        answer = self._json("POST", "/v1/search", {"texts": list(texts), "k": k, "datastore": datastore})
+    def search(
+        self, texts: Sequence[str], k: int, datastore: str | None = None, retriever: str | None = None
+    ) -> list[list[dict]]:
+        """For each text its hits, nearest first: dicts as docs/service.md lists them. Where no datastore or
+        retriever is named, the service's first is taken."""
+        question = {"texts": list(texts), "k": k, "datastore": datastore, "retriever": retriever}
+        answer = self._json("POST", "/v1/search", question)
         hits = answer.get("hits")
         fine = isinstance(hits, list) and len(hits) == len(texts)
         if not fine or not all(isinstance(row, list) and len(row) <= k for row in hits):
@@ -162,13 +166,15 @@ class ServiceClient:
                     _text(hit[field])
                 for field in ("chunk_id", "offset"):
                     _count(hit[field])
-                _finite(hit["distance"])
+                for field in ("distance", "score"):
+                    if hit[field] is not None:
+                        _finite(hit[field])
         except (KeyError, TypeError, ValueError) as error:
             raise self._unusable(f"a hit of /v1/search has no proper {_clause(error)}") from error
         return hits
 
     def retrieve(
-        self, chunks: np.ndarray, k: int, info: RemoteInfo
+        self, chunks: np.ndarray, k: int, info: RemoteInfo, retriever: str | None = None
     ) -> tuple[Neighbours, dict[int, Provenance]]:
         """chunks (n, m) of token ids of the datastore `info` -> their neighbours, leading axis (n,), and
         where each neighbour's chunk comes from. Raises MismatchError if the tokenizer there has changed."""
@@ -176,7 +182,9 @@ class ServiceClient:
         at_once = max(1, min(_TEXTS_AT_ONCE, _ROWS_AT_ONCE // max(k, 1)))
         for start in range(0, len(chunks), at_once):
             rows = chunks[start : start + at_once]
-            question = {"chunks": rows.tolist(), "k": k, "datastore": info.name}
+            question = {
+                "chunks": rows.tolist(), "k": k, "datastore": info.name, "retriever": retriever
+            }  # fmt: skip
             answer = self._json("POST", "/v1/retrieve", question)
             if answer.get("tokenizer") != info.tokenizer_fingerprint:
                 raise MismatchError(
@@ -334,6 +342,7 @@ class RemoteRetriever:
     """A `Retriever` over a service's JSON API: the server decodes, embeds and searches, and sends tokens.
 
     datastore  its name there; None is the service's first
+    retriever  the written form of what looks into it there; None is the service's first
     tokenizer  the one that chunks will be made with
 
     Raises MismatchError if the datastore was built with another tokenizer, and what `ServiceClient` does.
@@ -343,7 +352,11 @@ class RemoteRetriever:
     num_continuations = 1
 
     def __init__(
-        self, client: ServiceClient, datastore: str | None = None, tokenizer: Tokenizer | None = None
+        self,
+        client: ServiceClient,
+        datastore: str | None = None,
+        tokenizer: Tokenizer | None = None,
+        retriever: str | None = None,
     ):
         self.client = client
         self.info = client.info(datastore)
@@ -356,6 +369,7 @@ class RemoteRetriever:
                 f"{tokenizer.name!r} ({tokenizer.fingerprint[:8]}). Choose a datastore built with the same "
                 "tokenizer."
             )
+        self._retriever = retriever
         self._origins: OrderedDict[int, Provenance] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -369,7 +383,7 @@ class RemoteRetriever:
                 f"chunks of {chunks.shape[-1]}. Choose a datastore built with the model's chunk size."
             )
         shape = chunks.shape[:-1]
-        found, origins = self.client.retrieve(chunks.reshape(-1, m), k, self.info)
+        found, origins = self.client.retrieve(chunks.reshape(-1, m), k, self.info, self._retriever)
         with self._lock:
             self._origins.update(origins)
             while len(self._origins) > _ORIGINS_KEPT:
@@ -431,12 +445,17 @@ class RemoteIndexRetriever:
 def open_remote(
     address: str, tokenizer: Tokenizer | None = None, token: str | None = None
 ) -> RemoteRetriever:
-    """`http://HOST:PORT`, or `http://HOST:PORT#NAME` for one of several datastores, as a retriever.
+    """`http://HOST:PORT`, `http://HOST:PORT#NAME` for one of several datastores, or `…#NAME/FORM` for one of
+    several retrievers there, as a retriever.
+
+    token  None takes RETRO_SERVICE_TOKEN's, if there is one
 
     Raises what `RemoteRetriever` does.
     """
-    url, _, datastore = address.partition("#")
-    return RemoteRetriever(ServiceClient(url, token), datastore or None, tokenizer)
+    token = paths.service_token() if token is None else token
+    url, _, place = address.partition("#")
+    datastore, _, form = place.partition("/")
+    return RemoteRetriever(ServiceClient(url, token), datastore or None, tokenizer, form or None)
 
 
 class _Passing(Exception):

@@ -24,7 +24,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -39,9 +39,11 @@ from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from indexing import wire
+from indexing.bm25 import WordsIndexed
 from indexing.datastore import Datastore
 from indexing.errors import ConfigError, DatastoreError, InputError, MismatchError
-from indexing.neighbours import NO_CHUNK, Neighbours
+from indexing.neighbours import DRAWN, NO_CHUNK, SQUARED_L2, Neighbours
+from indexing.retrievers import DEFAULT_RETRIEVER, Lookup, open_lookup
 
 API_VERSION = 1
 DEFAULT_HOST = "127.0.0.1"
@@ -56,7 +58,8 @@ _MAX_COMPONENT = 1e6
 # Answered without a token: it says only that somebody is there.
 _OPEN_PATHS = ("/health",)
 _NOT_JSON = "The body is not valid JSON. Send one object, as docs/service.md shows."
-_DISTANCE = {"metric": "squared L2", "range": [0, 4], "nearest": "smallest"}
+_DISTANCE = {"metric": SQUARED_L2, "range": [0, 4], "nearest": "smallest"}
+_ORDERS = {SQUARED_L2: "distance, smallest first", DRAWN: "none"}
 
 _log = logging.getLogger(__name__)
 
@@ -117,27 +120,81 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+class Library:
+    """The datastores that are served, each at its newest version, and what may look into them.
+
+    retrievers  written forms, see `retrievers.RETRIEVERS`; the first is used where a request names none
+
+    Raises ConfigError for two datastores of one name or none, InputError for a form that is none.
+    """
+
+    def __init__(self, datastores: Sequence[Datastore], retrievers: Sequence[str] = (DEFAULT_RETRIEVER,)):
+        self.names = [datastore.name for datastore in datastores]
+        self.retrievers = list(retrievers)
+        if len(set(self.names)) < len(self.names) or not self.names:
+            raise ConfigError(
+                f"Expected datastores of different names, got {', '.join(self.names) or 'none'}."
+            )
+        self._shelves = {datastore.name: self._shelf(datastore) for datastore in datastores}
+        self._lock = threading.Lock()
+
+    def prepare(self) -> Iterator[WordsIndexed]:
+        """Load and make what the first request would wait for, as events where it takes long."""
+        for shelf in self._shelves.values():
+            for lookup in shelf.lookups.values():
+                yield from lookup.prepare()
+                lookup.ranker.rank(["The first question need not wait."], 1)
+
+    def newest(self, name: str | None = None) -> "Shelf":
+        """What to answer one request with. Raises `_Refused` (404) for a name that is not served, and what
+        `Datastore.current` does."""
+        name = self.names[0] if name is None else name
+        if name not in self._shelves:
+            raise _Refused(404, "No datastore of this name is served here. GET /v1/datastores lists them.")
+        with self._lock:  # so that a new version is opened once
+            shelf = self._shelves[name]
+            newest = shelf.datastore.current()
+            if newest is not shelf.datastore:
+                shelf = self._shelves[name] = self._shelf(newest)
+            return shelf
+
+    def _shelf(self, datastore: Datastore) -> "Shelf":
+        return Shelf(datastore, {form: open_lookup(form, datastore) for form in self.retrievers})
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """One version of a datastore and, by written form, what looks into it."""
+
+    datastore: Datastore
+    lookups: dict[str, Lookup]
+
+    def lookup(self, form: str | None) -> tuple[str, Lookup]:
+        """The retriever that a request names, and its form. Raises InputError for one that is not served."""
+        form = next(iter(self.lookups)) if form is None else form
+        if form not in self.lookups:
+            raise InputError(f"Expected one of the retrievers served here: {', '.join(self.lookups)}.")
+        return form, self.lookups[form]
+
+
 def server(
-    datastores: Sequence[Datastore],
+    library: Library,
     host: str = DEFAULT_HOST,
     token: str | None = None,
     host_names: Sequence[str] = (),
     limits: Limits = Limits(),
 ) -> uvicorn.Server:
-    """A server of open `datastores`, the first of which answers where a request names none.
+    """A server of the datastores of `library`, the first of which answers where a request names none.
 
     host        the address it will listen on: run it with `server.run(sockets=[listen(host, port)])`
     token       bearer token that every request but /health must carry; None only where `host` is loopback
     host_names  names that requests may call this computer by, beside addresses and localhost
 
-    Raises ConfigError for two datastores of one name, and what `check_token` does.
+    Raises what `check_token` does.
     """
     check_token(host, token)
-    names = [datastore.name for datastore in datastores]
-    if len(set(names)) < len(names) or not names:
-        raise ConfigError(f"Expected datastores of different names, got {', '.join(names) or 'none'}.")
     application = _Guard(
-        _application(datastores, limits, describe=is_loopback(host)), token, (host, *host_names), limits
+        _application(library, limits, describe=is_loopback(host)), token, (host, *host_names), limits
     )
 
     class Protocol(_Protocol):
@@ -187,6 +244,9 @@ class _Query(BaseModel):
     datastore: Annotated[str, Field(max_length=255)] | None = Field(
         None, description="its name; the first if null"
     )
+    retriever: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="its written form; the first if null"
+    )
     k: int = Field(2, ge=1, le=MAX_K, description="neighbours of each")
 
 
@@ -213,7 +273,7 @@ class RetrieveQuery(_Query):
 # --------------------------------------------------------------------------------- what is answered
 
 
-def _application(datastores: Sequence[Datastore], limits: Limits, describe: bool) -> FastAPI:
+def _application(library: Library, limits: Limits, describe: bool) -> FastAPI:
     """The routes. `describe`: whether /openapi.json tells about them; there are no pages that do."""
     app = FastAPI(
         title="RETRO retrieval service",
@@ -223,7 +283,6 @@ def _application(datastores: Sequence[Datastore], limits: Limits, describe: bool
         openapi_url="/openapi.json" if describe else None,
         redirect_slashes=False,
     )
-    library = _Library(datastores)
     work = _Work(limits)
 
     @app.get("/health")
@@ -234,17 +293,17 @@ def _application(datastores: Sequence[Datastore], limits: Limits, describe: bool
     async def query(request: Request, k: str = "4") -> Response:
         num_neighbours = _parse_k(k)
         body = await request.body()
-        answer = await work.run(lambda: _answer_query(library.newest(), body, num_neighbours))
+        answer = await work.run(lambda: _answer_query(library.newest().datastore, body, num_neighbours))
         return Response(answer, media_type="application/zip")
 
     @app.get("/v1/info")
     async def info(datastore: str | None = None) -> Response:
-        return _json_response(await work.run(lambda: _info(library.newest(datastore), limits)))
+        return _json_response(await work.run(lambda: _info(library, datastore, limits)))
 
     @app.get("/v1/datastores")
     async def datastore_list() -> Response:
         return _json_response(
-            await work.run(lambda: [_facts(library.newest(name)) for name in library.names])
+            await work.run(lambda: [_facts(library.newest(name).datastore) for name in library.names])
         )
 
     @app.post("/v1/search")
@@ -277,9 +336,7 @@ def _application(datastores: Sequence[Datastore], limits: Limits, describe: bool
     async def unreadable(_: Request, error: DatastoreError) -> Response:
         # The sentence may name folders of this computer.
         _log.error("a datastore cannot be read: %s", error)
-        return _problem(
-            503, "The datastore cannot be read now. Its keeper finds the reason in the log."
-        )
+        return _problem(503, "The datastore cannot be read now. Its keeper finds the reason in the log.")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
@@ -377,9 +434,11 @@ def _public_name(name: str) -> str:
     return name if is_plain else re.split(r"[/\\]", name.rstrip("/\\"))[-1]
 
 
-def _info(datastore: Datastore, limits: Limits) -> dict[str, Any]:
+def _info(library: Library, name: str | None, limits: Limits) -> dict[str, Any]:
+    datastore = library.newest(name).datastore
     return {
         "api": API_VERSION,
+        "retrievers": library.retrievers,
         "limits": {
             "texts": MAX_TEXTS,
             "text_bytes": MAX_TEXT_BYTES,
@@ -391,41 +450,44 @@ def _info(datastore: Datastore, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _search(datastore: Datastore, query: SearchQuery) -> dict[str, Any]:
-    ids, distances = datastore.nearest(query.texts, query.k)
+def _search(shelf: Shelf, query: SearchQuery) -> dict[str, Any]:
+    """A hit's distance is null where nobody measured it, its score where the order has none."""
+    form, lookup = shelf.lookup(query.retriever)
+    ranked = lookup.ranker.rank(query.texts, query.k)
+    scores = ranked.scores if ranked.scores is not None else np.full(ranked.ids.shape, np.nan)
     hits = [
-        [_hit(datastore, chunk, distance) for chunk, distance in zip(*row, strict=True) if chunk != NO_CHUNK]
-        for row in zip(ids.tolist(), distances.tolist(), strict=True)
+        [_hit(shelf.datastore, *found) for found in zip(*row, strict=True) if found[0] != NO_CHUNK]
+        for row in zip(ranked.ids.tolist(), _finite(ranked.distances), _finite(scores), strict=True)
     ]
-    return {"datastore": datastore.name, "version": datastore.version, "distance": _DISTANCE, "hits": hits}
+    return {**_answered_by(shelf, form, lookup), "hits": hits}
 
 
-def _hit(datastore: Datastore, chunk_id: int, distance: float) -> dict[str, Any]:
+def _hit(datastore: Datastore, chunk_id: int, distance: float | None, score: float | None) -> dict[str, Any]:
     return {
         "chunk_id": chunk_id,
         **asdict(datastore.provenance(chunk_id)),
         "distance": distance,
+        "score": score,
         "text": datastore.text(chunk_id),
         "continuation": datastore.continuation(chunk_id),
     }
 
 
-def _retrieve(datastore: Datastore, query: RetrieveQuery) -> dict[str, Any]:
+def _retrieve(shelf: Shelf, query: RetrieveQuery) -> dict[str, Any]:
     """A neighbour that is missing has the id -1, no distance, no origin, and tokens of padding only."""
+    datastore = shelf.datastore
+    form, lookup = shelf.lookup(query.retriever)
     if query.chunks is not None:
-        found = datastore.retrieve(_parse_chunks(datastore, query.chunks), query.k)
+        found = lookup.retrieve(_parse_chunks(datastore, query.chunks), query.k)
     else:
-        ids, distances = datastore.nearest(query.texts or (), query.k)
-        tokens = datastore.chunks.retrieved_tokens(ids, datastore.num_continuations)
-        found = Neighbours(ids, distances, tokens, datastore.tokenizer.pad_id)
+        ranked = lookup.ranker.rank(query.texts or (), query.k)
+        tokens = datastore.chunks.retrieved_tokens(ranked.ids, datastore.num_continuations)
+        found = Neighbours(ranked.ids, ranked.distances, tokens, scores=ranked.scores)
     return {
-        "datastore": datastore.name,
-        "version": datastore.version,
+        **_answered_by(shelf, form, lookup),
         "num_chunks": len(datastore.chunks),
         "tokenizer": datastore.tokenizer.fingerprint,
         "pad_id": datastore.tokenizer.pad_id,
-        "distance": _DISTANCE,
-        "measure": found.measure,
         "ids": found.ids.tolist(),
         "distances": _finite(found.distances),
         "scores": None if found.scores is None else _finite(found.scores),
@@ -434,6 +496,19 @@ def _retrieve(datastore: Datastore, query: RetrieveQuery) -> dict[str, Any]:
             [None if chunk == NO_CHUNK else asdict(datastore.provenance(chunk)) for chunk in row]
             for row in found.ids.tolist()
         ],
+    }
+
+
+def _answered_by(shelf: Shelf, form: str, lookup: Lookup) -> dict[str, Any]:
+    """The beginning of an answer: by which version of what, and what its order means."""
+    measure = lookup.ranker.measure
+    return {
+        "datastore": shelf.datastore.name,
+        "version": shelf.datastore.version,
+        "retriever": form,
+        "measure": measure,
+        "order": _ORDERS.get(measure, "score, largest first"),
+        "distance": _DISTANCE,
     }
 
 
@@ -457,24 +532,6 @@ def _parse_chunks(datastore: Datastore, chunks: list[list[int]]) -> np.ndarray:
             "your tokenizer is another one."
         )
     return array
-
-
-class _Library:
-    """The datastores served, each at its newest version."""
-
-    def __init__(self, datastores: Sequence[Datastore]):
-        self._open = {datastore.name: datastore for datastore in datastores}
-        self.names = list(self._open)
-        self._lock = threading.Lock()
-
-    def newest(self, name: str | None = None) -> Datastore:
-        """The snapshot to answer one request with. Raises `_Refused` (404) for a name that is not served."""
-        name = self.names[0] if name is None else name
-        if name not in self._open:
-            raise _Refused(404, "No datastore of this name is served here. GET /v1/datastores lists them.")
-        with self._lock:  # so that a new version is opened once
-            newest = self._open[name] = self._open[name].current()
-        return newest
 
 
 class _Work:

@@ -3,16 +3,19 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from indexing import service
 
 
 @contextmanager
-def serving(*datastores, limits: service.Limits | None = None, **more) -> Iterator[str]:
+def serving(
+    *datastores, limits: service.Limits | None = None, retrievers: Sequence[str] = ("dense",), **more
+) -> Iterator[str]:
     """Yield the address of a service of these datastores."""
-    server = service.server(datastores, limits=limits or service.Limits(), **more)
+    library = service.Library(datastores, retrievers)
+    server = service.server(library, limits=limits or service.Limits(), **more)
     with service.listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

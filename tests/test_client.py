@@ -57,7 +57,7 @@ def url(datastore):
 
 
 def test_a_remote_retriever_finds_what_the_datastore_finds(url, datastore, tokenizer):
-    remote = open_remote(f"{url}/#notes", tokenizer)
+    remote = open_remote(f"{url}/#notes/dense", tokenizer)
     chunks = np.concatenate([np.asarray(datastore.chunks.tokens), np.asarray(datastore.chunks.tokens)])
     chunks = chunks[: 2 * 3 * 17].reshape(2, 51, M).astype(np.int64)  # more than fit into one request
     chunks[1, 5] = datastore.tokenizer.pad_id
@@ -588,10 +588,12 @@ def test_requests_go_only_where_the_address_says(url, monkeypatch):
     assert not elsewhere
 
 
-def test_the_token_goes_with_every_request(datastore):
+def test_the_token_goes_with_every_request(datastore, monkeypatch):
     with serving(datastore, token="sixteen-or-more-characters") as address:
         client = ServiceClient(address, token="sixteen-or-more-characters")
         assert client.search(["bees"], 1) and RemoteRetriever(client).retrieve(np.full((1, M), 65), 1)
+        monkeypatch.setenv("RETRO_SERVICE_TOKEN", "sixteen-or-more-characters")
+        assert open_remote(address).name == "notes"
         for token in (None, "another-of-sixteen-characters"):
             with pytest.raises(ServiceError, match=r"refuses \(401\)") as raised:
                 ServiceClient(address, token=token).info()

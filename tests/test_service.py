@@ -28,10 +28,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from indexing import service, wire
 from indexing.build import append, build
 from indexing.cli import main
+from indexing.client import RemoteRetriever, ServiceClient
 from indexing.corpus import Document
 from indexing.datastore import Datastore
-from indexing.errors import ConfigError
+from indexing.errors import ConfigError, InputError
 from indexing.index import FlatIndex
+from indexing.retrievers import open_lookup
 from indexing.service import Limits
 from indexing.upkeep import delete
 
@@ -197,7 +199,7 @@ def test_search_gives_text_continuation_origin_and_distance(http, datastore):
             {
                 "chunk_id": hit.chunk_id, "document_id": hit.document_id, "title": hit.title,
                 "offset": hit.offset, "source": datastore.provenance(hit.chunk_id).source,
-                "distance": hit.distance, "text": hit.text, "continuation": hit.continuation,
+                "distance": hit.distance, "score": None, "text": hit.text, "continuation": hit.continuation,
             }
             for hit in expected
         ]  # fmt: skip
@@ -219,6 +221,38 @@ def test_retrieve_gives_what_the_datastore_gives(http, datastore):
     ids, _ = datastore.nearest([SENTENCES[0]], 2)
     assert np.array_equal(by_text["ids"], ids)
     assert np.array_equal(by_text["tokens"], datastore.chunks.retrieved_tokens(ids))
+
+
+def test_requests_choose_among_the_retrievers_that_are_served(datastore):
+    lookup = open_lookup("hybrid-rrf", datastore)
+    with serving(datastore, retrievers=("bm25", "dense", "hybrid-rrf", "random:5")) as address:
+        http = asking(address)
+        assert http.get("/v1/info").json()["retrievers"] == ["bm25", "dense", "hybrid-rrf", "random:5"]
+        answer = http.post("/v1/search", json={"texts": ["honey bees", "xyzzy"], "k": 3}).json()
+        assert (answer["retriever"], answer["measure"]) == ("bm25", "BM25")
+        assert answer["order"] == "score, largest first"
+        scores = [hit["score"] for hit in answer["hits"][0]]
+        assert scores == sorted(scores, reverse=True) and answer["hits"][1] == []
+        assert all("bees" in hit["text"] + hit["continuation"] for hit in answer["hits"][0])
+        chunks = np.asarray(datastore.chunks.tokens[:3]).astype(np.int64)
+        fused = http.post(
+            "/v1/retrieve", json={"chunks": chunks.tolist(), "k": 4, "retriever": "hybrid-rrf"}
+        ).json()
+        expected = lookup.retrieve(chunks, 4)
+        assert np.array_equal(fused["ids"], expected.ids) and fused["measure"] == expected.measure
+        assert np.allclose(fused["scores"], expected.scores)
+        drawn = http.post("/v1/search", json={**SEARCH, "retriever": "random:5"}).json()
+        assert drawn["order"] == "none" and len(drawn["hits"][0]) == 2
+        remote = RemoteRetriever(ServiceClient(address), retriever="hybrid-rrf").retrieve(chunks, 4)
+        assert np.array_equal(remote.ids, expected.ids) and remote.measure == expected.measure
+        assert np.allclose(remote.scores, expected.scores)
+        for form in ("off", "http://127.0.0.1:1", "hybrid-rerank", "random:6", "../x"):
+            refused = http.post("/v1/search", json={**SEARCH, "retriever": form})
+            served = "Expected one of the retrievers served here: bm25, dense, hybrid-rrf, random:5."
+            assert problem(refused, 400) == served
+    for form in ("off", "http://127.0.0.1:1", "nearest"):
+        with pytest.raises(InputError):
+            service.Library([datastore], [form])
 
 
 def test_info_has_fingerprints_and_no_folder(http, datastore):
@@ -246,7 +280,7 @@ def test_several_datastores_are_asked_by_name(datastore):
         absent = problem(http.post("/v1/search", json={"texts": ["Nile"], "datastore": "absent"}), 404)
         assert absent == "No datastore of this name is served here. GET /v1/datastores lists them."
     with pytest.raises(ConfigError, match="different names, got notes, notes"):
-        service.server([datastore, datastore])
+        service.Library([datastore, datastore])
 
 
 def test_a_new_version_answers_the_next_request(tokenizer):
@@ -395,7 +429,7 @@ def test_addresses_methods_and_types_that_are_none(http):
 def test_other_computers_need_a_token(datastore):
     for host in ("0.0.0.0", "", "::", "192.168.1.7", "example.org"):
         with pytest.raises(ConfigError, match="expected a token that keeps strangers out, got none"):
-            service.server([datastore], host=host)
+            service.server(service.Library([datastore]), host=host)
     for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
         service.check_token(host, None)
     for token in ("short", "with a blank in the middle", "ä" * 20, ""):
@@ -425,8 +459,8 @@ def test_a_token_is_asked_for_everywhere_but_at_health(datastore):
 
 def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(service, "server", lambda stores, host, token, names: seen.append(token) or 1 / 0)
-    monkeypatch.setattr(Datastore, "open", lambda name: None)
+    monkeypatch.setattr(service, "server", lambda library, host, token, names: seen.append(token) or 1 / 0)
+    monkeypatch.setattr(Datastore, "open", lambda name: FixtureDatastore())
     monkeypatch.setenv("RETRO_SERVICE_TOKEN", TOKEN)
     file = tmp_path / "token"
     file.write_text("another-token-of-some-length\n")

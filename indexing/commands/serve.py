@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 from indexing import paths
+from indexing.commands.shown import progress
 from indexing.datastore import Datastore
 from indexing.errors import ConfigError
+from indexing.retrievers import DEFAULT_RETRIEVER
 
 
 def add(commands) -> None:
@@ -20,6 +22,13 @@ def add(commands) -> None:
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     command.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (%(default)s)")
     command.add_argument(
+        "--retriever",
+        metavar="FORM",
+        action="append",
+        help=f"what requests may choose to look with ({DEFAULT_RETRIEVER}), see `search --help`; may be "
+        "given several times, the first answers who chooses none",
+    )
+    command.add_argument(
         "--token-file",
         metavar="FILE",
         type=Path,
@@ -30,7 +39,7 @@ def add(commands) -> None:
         metavar="DOMAIN",
         action="append",
         default=[],
-        help="name that requests may call this computer by; may be repeated",
+        help="name that requests may call this computer by; may be given several times",
     )
 
 
@@ -43,14 +52,15 @@ def _serve(arguments: argparse.Namespace) -> None:
         token = _read_token(arguments.token_file)
     service.check_token(arguments.host, token)  # before seconds are spent on opening
     datastores = [Datastore.open(name) for name in arguments.names]
-    server = service.server(datastores, arguments.host, token, arguments.host_name)
+    library = service.Library(datastores, arguments.retriever or [DEFAULT_RETRIEVER])
+    server = service.server(library, arguments.host, token, arguments.host_name)
     with service.listen(arguments.host, arguments.port) as listening:
-        for datastore in datastores:
-            print(f"opening {datastore.name}", file=sys.stderr, flush=True)
-            datastore.nearest(["What is asked first need not wait."], 1)
+        print(f"opening {', '.join(library.names)}", file=sys.stderr, flush=True)
+        for event in library.prepare():
+            progress("indexing words", event.done, event.total)
         host, port = listening.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        print(f"serving {', '.join(arguments.names)} at {address}  (Ctrl-C stops)", flush=True)
+        print(f"serving {', '.join(library.names)} at {address}  (Ctrl-C stops)", flush=True)
         logging.basicConfig(
             stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
         )
