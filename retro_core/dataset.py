@@ -4,19 +4,24 @@ A data spec (`data.spec.json`, the reference's format) names shards of documents
 neighbours of each chunk, and an index spec that names the shards the neighbours point into.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from indexing.chunks import ChunkStore
 from indexing.errors import InputError
 from indexing.neighbours import NO_CHUNK
+from indexing.pipeline.specs import (
+    CHUNK_KEYS,
+    IndexedChunks,
+    open_array,
+    open_chunks,
+    read_data_spec,
+    read_index_spec,
+)
 from retro_core.config import RetroConfig
 
 
@@ -50,12 +55,13 @@ class RetroDataset:
     def __init__(self, spec: Path, model: RetroConfig, num_neighbours: int, max_len: int):
         self.pad_id, self.num_neighbours = model.pad_token_idx, num_neighbours
         self.chunk_size = model.chunk_size
-        shards, index_spec = _read_data_spec(spec)
-        self.shards = [_open_shard(spec.parent, shard, self.pad_id) for shard in shards]
-        self.neighbours = [_open(spec.parent / shard["neighbours"], 2) for shard in shards]
-        index_shards = _checked_shards(_read_json(index_spec), _SHARD, index_spec)
-        self.index_shards = [_open_shard(index_spec.parent, shard, self.pad_id) for shard in index_shards]
-        self.index_starts = np.cumsum([0, *map(len, self.index_shards)])
+        shards, index_spec = read_data_spec(spec)
+        self.shards = [open_chunks(shard, self.pad_id) for shard in shards]
+        self.neighbours = [open_array(shard["neighbours"], 2) for shard in shards]
+        # Training needs no embeddings.
+        indexed = [open_chunks(shard, self.pad_id) for shard in read_index_spec(index_spec, CHUNK_KEYS)]
+        self._index = IndexedChunks(indexed, self.pad_id)
+        self.index_shards, self.index_starts = self._index.shards, self._index.starts
         self._check(spec, max_len)
         self.windows = list(self._windows(max_len // self.chunk_size))
 
@@ -104,13 +110,7 @@ class RetroDataset:
 
     def retrieved_tokens(self, ids: np.ndarray) -> np.ndarray:
         """Global chunk ids (..., k) -> tokens (..., k, r)."""
-        out = np.full((*ids.shape, 2 * self.chunk_size), self.pad_id, dtype=np.int64)
-        shard_of = np.searchsorted(self.index_starts, ids, side="right") - 1
-        for number, store in enumerate(self.index_shards):
-            here = (shard_of == number) & (ids != NO_CHUNK)
-            if here.any():
-                out[here] = store.retrieved_tokens(ids[here] - self.index_starts[number])
-        return out
+        return self._index.retrieved_tokens(ids)
 
     def tokens(self, window: Window) -> np.ndarray:
         """(n,) int64, n a multiple of m; only the end may be padding."""
@@ -218,57 +218,3 @@ class TrainingBatches:
             copy[: len(piece)] = piece
             found[chunk, rng.integers(found.shape[1])] = copy
         return found
-
-
-_SHARD = ("chunks", "chunk2seq", "seq2chunk")
-
-
-def _open_shard(folder: Path, shard: dict[str, str], pad_id: int) -> ChunkStore:
-    tokens = _open(folder / shard["chunks"], 2)
-    return ChunkStore(
-        tokens=tokens,
-        chunk2seq=_open(folder / shard["chunk2seq"], 1),
-        seq2chunk=_open(folder / shard["seq2chunk"], 1),
-        starts=np.broadcast_to(np.int64(-1), len(tokens)),  # training needs no characters
-        pad_id=pad_id,
-    )
-
-
-def _open(path: Path, axes: int) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"Cannot read the array {path}: {error}. Check the paths in the spec.") from error
-    if array.ndim != axes:
-        raise InputError(f"Expected {path} to have {axes} axes, got {array.ndim}. Make the file again.")
-    return array
-
-
-def _read_data_spec(spec: Path) -> tuple[list[dict[str, str]], Path]:
-    """The shards that ask, and the path of the index spec."""
-    parsed = _read_json(spec)
-    parsed = parsed if isinstance(parsed, dict) else {}
-    neighbours = parsed.get("neighbours")
-    index_spec = neighbours.get("index_spec") if isinstance(neighbours, dict) else None
-    if not isinstance(index_spec, str):
-        raise InputError(f"{spec} names no index_spec. Make it with `python -m indexing neighbours`.")
-    return _checked_shards(parsed.get("shards"), (*_SHARD, "neighbours"), spec), spec.parent / index_spec
-
-
-def _checked_shards(shards: Any, keys: Sequence[str], spec: Path) -> list[dict[str, str]]:
-    are_objects = isinstance(shards, list) and all(isinstance(shard, dict) for shard in shards)
-    if not (are_objects and shards and all(isinstance(s.get(key), str) for s in shards for key in keys)):
-        raise InputError(
-            f"Expected {spec} to list shards, each with {', '.join(keys)}. "
-            "Make it with `python -m indexing neighbours`."
-        )
-    return shards
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"Cannot read the spec {path}: {error}. Make it with `python -m indexing neighbours`."
-        ) from error
