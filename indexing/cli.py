@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from itertools import chain, islice
 from pathlib import Path
 
-from indexing import corpus, paths
+from indexing import paths
 from indexing.build import build, check_free
 from indexing.chunking import CHUNK_SIZE
-from indexing.commands import pipeline, search, serve, upkeep
+from indexing.commands import pipeline, reading, search, serve, upkeep
 from indexing.commands.shown import follow, print_json, progress
 from indexing.datastore import Datastore, list_datastores
 from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("build", parents=[json_flag], help="make a datastore from text files")
     command.set_defaults(run=_build)
     command.add_argument("name", metavar="NAME", help="name of the new datastore, e.g. my-notes")
-    command.add_argument("files", metavar="FILE", nargs="+", help=f"{', '.join(corpus.SUFFIXES)} files")
+    reading.add_files(command)
     source = command.add_mutually_exclusive_group()
     source.add_argument("--model", default=paths.DEMO_MODEL, help="use this model's tokenizer (%(default)s)")
     source.add_argument("--tokenizer", metavar="DIR", help="use the tokenizer.json of this folder instead")
@@ -88,7 +88,7 @@ def _build(arguments: argparse.Namespace) -> None:
     if not arguments.replace:
         check_free(arguments.name)
     tokenizer = Tokenizer.load(arguments.tokenizer or paths.model_dir(arguments.model))
-    documents = corpus.read_files(arguments.files)
+    documents, report = reading.read(arguments)
     first = list(islice(documents, 1))
     events = build(
         arguments.name,
@@ -99,6 +99,7 @@ def _build(arguments: argparse.Namespace) -> None:
         replace=arguments.replace,
     )
     message = follow(events)
+    reading.tell(report)
     if arguments.json:
         print_json(_info(arguments.name))
     else:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from indexing import corpus
 from indexing.build import append, repair
 from indexing.bundle import SUFFIX, export, import_bundle
+from indexing.commands import reading
 from indexing.commands.shown import follow, print_json
 from indexing.datastore import Datastore
 from indexing.upkeep import compact, copy, delete, remove, rename, verify
@@ -24,7 +24,7 @@ def add(commands) -> None:
         return parser
 
     parser = command("append", "add documents to a datastore", _append)
-    parser.add_argument("files", metavar="FILE", nargs="+", help=f"{', '.join(corpus.SUFFIXES)} files")
+    reading.add_files(parser)
 
     parser = command("documents", "show which documents a datastore has", _documents)
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -52,7 +52,10 @@ def add(commands) -> None:
 
 
 def _append(arguments: argparse.Namespace) -> None:
-    print(follow(append(arguments.name, corpus.read_files(arguments.files))))
+    documents, report = reading.read(arguments)
+    message = follow(append(arguments.name, documents))
+    reading.tell(report)
+    print(message)
 
 
 def _documents(arguments: argparse.Namespace) -> None:

@@ -15,10 +15,11 @@ duplicates  documents that repeat earlier ones
 from indexing.corpus.child import Limits
 from indexing.corpus.documents import Document, StreamedDocument, display_name
 from indexing.corpus.duplicates import noting_repeats
-from indexing.corpus.reading import SUFFIXES, read_files, read_text
+from indexing.corpus.reading import JSONL_SUFFIX, SUFFIXES, read_files, read_text
 from indexing.corpus.report import Report
 
 __all__ = [
+    "JSONL_SUFFIX",
     "SUFFIXES",
     "Document",
     "Limits",

@@ -36,6 +36,7 @@ class Child:
         self._limits = limits
         self._process: subprocess.Popen | None = None
         self._files = 0
+        self._memory = 0  # bytes that the process may have
 
     def __enter__(self) -> "Child":
         return self
@@ -53,18 +54,21 @@ class Child:
 
     def answers(self, kind: str, path: Path, name: str, column: str = "") -> Iterator[dict]:
         """What `parse` answers to one file but for the end, which is an end here or a CorpusError."""
-        if self._files >= _FILES_A_CHILD:
+        limits = self._limits
+        memory = limits.table_memory if kind == "parquet" else limits.memory
+        # Parsers keep things, and that of tables more addresses than others may have at all.
+        if self._files >= _FILES_A_CHILD or memory != self._memory:
             self.end()
         if self._process is None:
             self._begin()
+            self._memory = memory
         self._files += 1
-        limits = self._limits
         request = {
             "kind": kind,
             "path": str(path.resolve()),
             "name": name,
             "column": column,
-            "memory": limits.table_memory if kind == "parquet" else limits.memory,
+            "memory": memory,
             "cpu": limits.cpu_seconds,
             "output": limits.characters,
         }
@@ -85,7 +89,7 @@ class Child:
                     done = True
                     return
                 if "error" in answer:
-                    done = True
+                    done = not answer.get("spent")
                     raise _refused(name, answer["error"])
                 if "sentence" in answer:
                     done = True
@@ -121,17 +125,13 @@ class Child:
             line = process.stdout.readline(_LONGEST_ANSWER)
         finally:
             clock.cancel()
+        too_long = "reading it took over {:g} s. Split it, or save it as plain text"
         if late.is_set():
-            raise _refused(
-                name, f"reading it took over {self._limits.seconds:g} s. Split it, or save it as plain text"
-            )
+            raise _refused(name, too_long.format(self._limits.seconds))
         if not line.endswith(b"\n"):
             process.kill()
             if -process.wait() == getattr(signal, "SIGXCPU", 0):
-                raise _refused(
-                    name,
-                    f"reading it took over {self._limits.cpu_seconds} s. Split it, or save it as plain text",
-                )
+                raise _refused(name, too_long.format(self._limits.cpu_seconds))
             raise _refused(name, "its parser broke down over it. Save it as plain text")
         return json.loads(line)
 

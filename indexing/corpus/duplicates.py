@@ -167,10 +167,10 @@ def sketch(texts: list[str]) -> np.ndarray:
     lengths = np.array([len(text) for text in padded])
     begins = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     hashes = codes.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x632BE59BD9B4E019)
-    factor, width = np.uint64(0xD6E8FEB86659FD93), 1
+    factor, width = 0xD6E8FEB86659FD93, 1
     while width < _RUN:  # the hash of 2, 4, 8 characters is made of those of 1, 2, 4
-        hashes = hashes[:-width] * factor + hashes[width:]
-        factor, width = factor * factor, 2 * width
+        hashes = hashes[:-width] * np.uint64(factor) + hashes[width:]
+        factor, width = factor * factor % (1 << 64), 2 * width
     hashes ^= hashes >> np.uint64(31)
     hashes *= np.uint64(0xBF58476D1CE4E5B9)
     hashes ^= hashes >> np.uint64(29)

@@ -7,7 +7,7 @@ this process and nothing else.
 Request: {"kind", "path", "name", "column", "memory" (bytes), "cpu" (seconds), "output" (characters)}
 Answers: any of {"title": str}, {"piece": str}, {"note": str}, {"encoding": str, "guessed": bool} and
 {"columns": [str], "has": [str], "rows": [[number, values of `has`…], …]}; then one of {"end": true},
-{"error": what a sentence ends with} and {"sentence": str}.
+{"error": what a sentence ends with, "spent": whether this process ends} and {"sentence": str}.
 """
 
 import importlib
@@ -44,9 +44,9 @@ def main() -> None:
         except CorpusError as error:
             _answer({"sentence": str(error)})
         except MemoryError:
-            _answer(
-                {"error": f"reading it takes more than {request['memory'] >> 20:,} MB of memory. Split it"}
-            )
+            memory = request["memory"] >> 20
+            _answer({"error": f"reading it takes more than {memory:,} MB of memory. Split it", "spent": True})
+            return  # what is left of the memory is too little for the next file
         except Exception:  # parsers of damaged files raise anything
             _answer({"error": f"it is damaged, or no {request['kind']} file. Save it anew, or as plain text"})
 

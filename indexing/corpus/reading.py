@@ -31,11 +31,12 @@ from indexing.errors import CorpusError
 TEXT_SUFFIXES = (".txt", ".md")
 # Suffix -> the parser in `parse`.
 PARSED_SUFFIXES = {".html": "html", ".htm": "html", ".pdf": "pdf", ".docx": "docx"}
-SUFFIXES = (*TEXT_SUFFIXES, *PARSED_SUFFIXES, ".jsonl", ".csv", ".parquet", ".zip")
+JSONL_SUFFIX = ".jsonl"
+SUFFIXES = (*TEXT_SUFFIXES, *PARSED_SUFFIXES, JSONL_SUFFIX, ".csv", ".parquet", ".zip")
 
 _HELD = 8_000_000  # bytes of a text file, up to which it is read at once
 # Up to this size a text file is looked through before it is given on, so that a bad one is refused early.
-_LOOKED_THROUGH = 256_000_000
+_LOOKED_THROUGH = 128_000_000
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ class _Reader:
                 yield from self._documents_of(rows.parquet(answers, file.name, self._column), file)
             return
         with file.open() as opened:
-            if file.suffix == ".jsonl":
+            if file.suffix == JSONL_SUFFIX:
                 table = rows.jsonl(opened, file.name, self._report)
             else:
                 table = rows.comma_separated(opened, file.name, self._column, self._report)

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
@@ -161,14 +162,24 @@ def _not_encoded(where: str, encoding: str) -> CorpusError:
     return CorpusError(f"{where} is not {encoding.upper()} text. Save the file as UTF-8 and try again.")
 
 
+@contextmanager
+def _as_text(file: BinaryIO, encoding: str, newline: str) -> Iterator[io.TextIOWrapper]:
+    """`file` as text, without closing it at the end. A byte that is not in the encoding becomes a lone
+    surrogate (where there are units of bytes), so that its row can be refused and the others be read."""
+    errors = "replace" if encoding in ("utf-16", "utf-32") else "surrogateescape"
+    text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline=newline)
+    try:
+        yield text
+    finally:
+        text.detach()
+
+
 def _lines(file: BinaryIO, encoding: str) -> Iterator[tuple[int, int, bytes | str | CorpusError]]:
     """(number, byte at which it begins, the line: bytes of UTF-8, or text of other encodings)."""
     if encoding != "utf-8":
-        # What is not in this encoding is seen later, by the surrogates that stand for it.
-        errors = "replace" if encoding.startswith("utf-") else "surrogateescape"
-        text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="\n")
-        for number, line in enumerate(iter(lambda: text.readline(_LONGEST_ROW), ""), start=1):
-            yield number, 0, line.removeprefix("\ufeff")
+        with _as_text(file, encoding, "\n") as text:
+            for number, line in enumerate(iter(lambda: text.readline(_LONGEST_ROW), ""), start=1):
+                yield number, 0, line.removeprefix("\ufeff")
         return
     at = number = 0
     while line := file.readline(_LONGEST_ROW):
@@ -211,9 +222,14 @@ def comma_separated(file: BinaryIO, name: str, column: str, report: Report) -> I
     bars: by the one that finds the wanted column. Raises CorpusError if none does."""
     csv.field_size_limit(_LONGEST_FIELD)
     encoding = _encoding(file, name, report)
-    text = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
-    lines = _Lines(text)
+    with _as_text(file, encoding, "") as text:
+        yield from _records(_Lines(text), name, column, encoding)
+
+
+def _records(lines: "_Lines", name: str, column: str, encoding: str) -> Iterator[Row | CorpusError]:
     head = next(lines, "").removeprefix("\ufeff")
+    if not head.strip():
+        return
     refuse_binary(head.encode("utf-8", "replace"), name)
     separator, names = _columns(head, name, column)
     rescues = 0
