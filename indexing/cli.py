@@ -14,7 +14,7 @@ from pathlib import Path
 from indexing import paths
 from indexing.build import build, check_free
 from indexing.chunking import CHUNK_SIZE
-from indexing.commands import pipeline, reading, search, serve, upkeep
+from indexing.commands import embedding, pipeline, reading, search, serve, upkeep
 from indexing.commands.shown import follow, print_json, progress
 from indexing.datastore import Datastore, list_datastores
 from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     source = command.add_mutually_exclusive_group()
     source.add_argument("--model", default=paths.DEMO_MODEL, help="use this model's tokenizer (%(default)s)")
     source.add_argument("--tokenizer", metavar="DIR", help="use the tokenizer.json of this folder instead")
-    command.add_argument("--embedder", default=DEFAULT_EMBEDDER, help="sentence encoder (%(default)s)")
+    command.add_argument("--embedder", default=DEFAULT_EMBEDDER, help=embedding.HELP)
     command.add_argument("--chunk-size", type=int, default=CHUNK_SIZE, help="tokens a chunk (%(default)s)")
     command.add_argument("--replace", action="store_true", help="replace a datastore of the same name")
 
@@ -90,6 +90,7 @@ def _build(arguments: argparse.Namespace) -> None:
     tokenizer = Tokenizer.load(arguments.tokenizer or paths.model_dir(arguments.model))
     documents, report = reading.read(arguments)
     first = list(islice(documents, 1))
+    embedding.introduce(arguments.embedder)
     events = build(
         arguments.name,
         chain(first, documents),

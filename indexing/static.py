@@ -36,6 +36,8 @@ class DistilEvent:
 
     done: int
     total: int
+    stage: str = "distilling"
+    message: str = ""
 
 
 class StaticEmbedder:
