@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from indexing import service, wire
 from indexing.build import append, build
 from indexing.cli import main
-from indexing.client import RemoteRetriever, ServiceClient
+from indexing.client import ClientLimits, RemoteRetriever, ServiceClient
 from indexing.corpus import Document
 from indexing.datastore import Datastore
 from indexing.errors import ConfigError, InputError
@@ -726,6 +727,32 @@ def test_ctrl_c_stops_cleanly():
     _, errors = process.communicate(timeout=10)
     assert process.returncode == 130 and "Traceback" not in errors and "SECRET" not in errors
     assert "POST /v1/search 200, " in errors and errors.endswith("stopped; nothing was changed\n")
+
+
+def test_the_documentation_asks_what_is_answered(url):
+    page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8").replace("http://127.0.0.1:8000", url)
+    names: dict = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE):
+        exec(compile(block, "docs/service.md", "exec"), names)
+    assert names["hits"][0]["distance"] <= names["hits"][1]["distance"] and names["library"].name == "notes"
+    asked = re.findall(r"^curl (\S+)(?: -H '(\S+): (\S+)' \\\n +-d '(.*)')?$", page, flags=re.MULTILINE)
+    assert len(asked) == 2
+    for address, field, value, body in asked:
+        method = "POST" if body else "GET"
+        response = httpx.request(method, address, content=body, headers={field: value} if field else {})
+        assert response.status_code == 200
+    for path in re.findall(r"^\| `(?:GET|POST) (/[a-z0-9/.]+)", page, flags=re.MULTILINE):
+        assert httpx.get(url + path).status_code in (200, 405)
+    limits, client = Limits(), ClientLimits()
+    for number in (
+        f"{limits.body_bytes:,} bytes", f"| {service.MAX_TEXTS} of at most {service.MAX_TEXT_BYTES:,} bytes",
+        f"`k` at most {service.MAX_K}", f"at most {service.MAX_ROWS:,} neigh", f"| {limits.seconds:g} s from",
+        f"| {limits.connections}; one", f"after {limits.idle_seconds:g} s |", f"| {limits.workers} at once",
+        f"and {limits.waiting} waiting", f"waits {client.connect_seconds:g} s for a connection",
+        f"{client.read_seconds:g} s for a sign of life and {client.seconds:g} s in all",
+        f"at once for {client.rest_seconds:g} s",
+    ):  # fmt: skip
+        assert number in page, number
 
 
 def test_a_port_that_is_taken_is_said(capsys):
