@@ -26,6 +26,7 @@ All of it can be made again, and is if a file is missing or not what was written
 with the program, has the former format 1, or cannot be written to, it is in a temporary folder.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +35,7 @@ import tempfile
 import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -158,44 +160,48 @@ def _find(known_terms: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray, np.nd
 def open_word_index(datastore: Datastore) -> Iterator[WordsIndexed]:
     """Make what is missing, as events; the generator's value (of StopIteration) is the WordIndex.
 
-    Some 20,000 chunks a second; the memory it takes does not grow with the corpus, save for the hashes of its
-    distinct words.
+    Some 10,000 chunks a second; the memory it takes does not grow with the corpus, save for the hashes of its
+    distinct words. Raises DatastoreError if there is no room for it on the disk.
     """
-    parts = _parts(datastore)
-    base = base_of([rows for _, rows in parts])
-    temporary = None
-    root = datastore.path / FOLDER
-    bundled = datastore.state is None or paths.is_bundled(datastore.path)
-    if bundled or not os.access(datastore.path, os.W_OK):
-        temporary = tempfile.TemporaryDirectory(prefix="retro-bm25-")
-        root = Path(temporary.name)
-    key = hashlib.sha256(json.dumps([_VERSION, K1, B, [name for name, _ in parts[:base]]]).encode())
-    folder = root / key.hexdigest()[:16]
-    maker = _Maker(datastore, folder, parts, base)
+    ours = datastore.state is not None and not paths.is_bundled(datastore.path)
+    if ours and os.access(datastore.path, os.W_OK):
+        # The disk may be full, another process may make the same at this moment, or remove it.
+        with suppress(OSError):
+            return (yield from _open_in(datastore.path / FOLDER, datastore))
+    temporary = tempfile.TemporaryDirectory(prefix="retro-bm25-")
     try:
-        statistics = maker.read_statistics()
-        opened = [maker.read_part(number) for number in range(base)] if statistics else [None]
-        if None in opened:
-            yield from maker.count_base()
-            _remove_others(root, folder)
-            statistics = maker.read_statistics()
-            opened = [maker.read_part(number) for number in range(base)]
-        for number in range(base, len(parts)):
-            blocks = maker.read_part(number)
-            if statistics and blocks is None:
-                yield from maker.add_part(number, statistics)
-                blocks = maker.read_part(number)
-            opened.append(blocks)
+        return (yield from _open_in(Path(temporary.name), datastore, temporary))
     except OSError as error:
         raise DatastoreError(
             f"Cannot keep the words of datastore {datastore.name!r}: {error.strerror or error}. Make room on "
             "the disk, or choose the dense retriever."
         ) from error
+
+
+def _open_in(
+    root: Path, datastore: Datastore, temporary: tempfile.TemporaryDirectory | None = None
+) -> Iterator[WordsIndexed]:
+    """Raises OSError if it cannot be made there, or is not there once it is made."""
+    parts = _parts(datastore)
+    base = base_of([rows for _, rows in parts])
+    key = hashlib.sha256(json.dumps([_VERSION, K1, B, [name for name, _ in parts[:base]]]).encode())
+    folder = root / key.hexdigest()[:16]
+    maker = _Maker(datastore, folder, parts, base)
+    statistics = maker.read_statistics()
+    opened = [maker.read_part(number) for number in range(base)] if statistics else [None]
     if None in opened:
-        raise DatastoreError(
-            f"The words of datastore {datastore.name!r} were changed by something else while they were being "
-            "read. Ask again."
-        )
+        yield from maker.count_base()
+        _remove_others(root, folder)
+        statistics = maker.read_statistics()
+        opened = [maker.read_part(number) for number in range(base)]
+    for number in range(base, len(parts)):
+        blocks = maker.read_part(number)
+        if statistics and blocks is None:
+            yield from maker.add_part(number, statistics)
+            blocks = maker.read_part(number)
+        opened.append(blocks)
+    if None in opened:
+        raise FileNotFoundError(errno.ENOENT, "what was just written is gone", str(folder))
     return WordIndex(len(datastore.chunks), [block for blocks in opened for block in blocks], temporary)
 
 

@@ -182,6 +182,47 @@ def test_a_full_disk_is_said_in_a_sentence(datastore, monkeypatch):
     monkeypatch.undo()
 
 
+def test_what_is_removed_while_it_is_made_is_made_elsewhere(datastore, monkeypatch):
+    whole, _ = opened(datastore)
+    shutil.rmtree(datastore.path / bm25.FOLDER)
+    monkeypatch.setattr(bm25, "_BLOCK", 5)
+    index = None
+    generator = open_word_index(datastore)
+    for _ in range(3):
+        next(generator)
+    shutil.rmtree(datastore.path / "index")  # as when somebody compacts the datastore
+    while index is None:
+        try:
+            next(generator)
+        except StopIteration as end:
+            index = end.value
+    assert not files_of(datastore)
+    for query in QUERIES:
+        assert np.array_equal(index.scores(query), whole.scores(query))
+
+
+@pytest.mark.slow
+def test_four_processes_may_make_it_at_once(datastore):
+    code = (
+        "import sys; from indexing import bm25; from indexing.datastore import Datastore\n"
+        "from indexing.retrievers import open_lookup; bm25._BLOCK = 9\n"
+        f"for turn in range(5):\n lookup = open_lookup('bm25', Datastore.open({str(datastore.path)!r}))\n"
+        " print('ready', flush=True); sys.stdin.readline()\n"
+        " print([hit.chunk_id for hit in lookup.search('the river Nile flows', 5)], flush=True)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": paths.ASSETS.parent}
+    processes = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(4)]
+    for _ in range(5):
+        assert [process.stdout.readline() for process in processes] == ["ready\n"] * 4
+        shutil.rmtree(datastore.path / bm25.FOLDER, ignore_errors=True)
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        answers = {process.stdout.readline() for process in processes}
+        assert len(answers) == 1 and answers.pop().count(",") == 4
+    assert [process.wait() for process in processes] == [0] * 4
+
+
 def test_stopping_half_way_leaves_nothing(datastore, monkeypatch):
     monkeypatch.setattr(bm25, "_BLOCK", 5)
     generator = open_word_index(datastore)
