@@ -8,6 +8,7 @@ MAX_UPLOAD = "20mb"  # one file
 MAX_CORPUS_CHARACTERS = 20_000_000
 MAX_TRACE_BYTES = 40_000_000
 PREVIEW_CHUNKS = 120  # chunks drawn in the preview of a corpus
+NOTES_SHOWN = 5  # sentences of each kind on what was left out of a corpus or repeats in it
 TRACES_KEPT = 24  # finished traces in memory, for single heads and for saving
 SECONDS_BETWEEN_DRAWINGS = 0.15  # of a running generation
 SEARCH_RESULTS = 5

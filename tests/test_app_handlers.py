@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -160,12 +161,30 @@ def upload(tmp_path, name, content):
         ("photo.txt", b"\x89PNG\0\0\1\2", "looks binary"),
         ("latin.txt", "Zürich".encode("latin-1"), "byte 1"),
         ("rows.jsonl", b'{"text": "a"}\n' * 6 + b'{"text": \n', "Line 7 of rows.jsonl"),
-        ("notes.pdf", b"text", "expected a .txt, .md or .jsonl file"),
+        ("notes.pdf", b"text", "Cannot read notes.pdf: it is damaged, or no pdf file"),
+        ("notes.exe", b"text", "Cannot read notes.exe: expected a .txt, .md,"),
     ],
 )
 def test_a_bad_file_is_named_with_its_remedy(tmp_path, name, content, expected):
     assert expected in message(corpus.preview_texts, "", upload(tmp_path, name, content), "")
     assert expected in message(corpus.index, "", upload(tmp_path, name, content), "mine", False)
+
+
+def test_tables_and_archives_are_indexed_and_what_was_left_out_is_told(tmp_path):
+    table = "title,text\n" + "Nile,The Nile flows north.\n" * 150 + "one field only\n"
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        archive.writestr("rivers.csv", table)
+        archive.writestr("<img src=x>.exe", "not text")
+    files = [str(tmp_path / "mine.zip")]
+    value, suggestion, _ = corpus.preview_texts("", files, "")
+    assert value["summary"].startswith("150 documents") and suggestion == "nile"
+    notes = "\n".join(value["notes"])
+    assert "1 row was left out:\n– Line 152 of mine.zip/rivers.csv has 1 fields, expected 2" in notes
+    assert "1 file was left out:\n– Cannot read mine.zip/<img src=x>.exe: expected a .txt" in notes
+    assert "149 documents repeat earlier ones:" in notes
+    *_, (progress, _, _) = corpus.index("", files, "rivers", False)
+    assert "150 documents" in progress["text"] and "1 row was left out." in progress["text"]
+    assert str(tmp_path) not in notes + progress["text"]
 
 
 @pytest.mark.parametrize(

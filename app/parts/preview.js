@@ -1,4 +1,4 @@
-// value: {summary, documents: [{title, note, chunks: [{text, tokens, number}]}], rest}
+// value: {summary, notes: [text], documents: [{title, note, chunks: [{text, tokens, number}]}], rest}
 const holder = element.querySelector(".chunk-preview");
 
 function make(tag, className, ...children) {
@@ -22,6 +22,7 @@ function show() {
     return;
   }
   holder.append(make("p", "preview-summary", value.summary));
+  for (const note of value.notes || []) holder.append(make("p", "preview-rest", display(note)));
   for (const item of value.documents) {
     const text = make("div", "preview-text");
     for (const chunk of item.chunks) {

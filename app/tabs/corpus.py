@@ -3,6 +3,7 @@
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from indexing.build import BuildEvent
 from indexing.build import build as build_datastore
 from indexing.chunking import CHUNK_SIZE
 from indexing.chunks import tokenize
-from indexing.corpus import SUFFIXES, Document, read_files, read_text
+from indexing.corpus import SUFFIXES, Document, Report, noting_repeats, read_files, read_text
 from indexing.errors import CorpusError, InputError
 from retro_core.config import GenerationConfig, bounds
 
@@ -26,6 +27,7 @@ _STAGES = {
     "embedding": "Embedding chunks",
     "saving": "Saving",
 }
+_CANCELLED = "Cancelled; nothing was written."
 _RESULT_COLUMNS = ["#", "document", "L2", "chunk", "continues"]
 _LIST_COLUMNS = ["name", "chunks", "documents", "made"]
 
@@ -51,7 +53,7 @@ def build() -> Corpus:
                 elem_id="pasted",
             )
             files = gr.File(
-                label=f"or choose files ({', '.join(SUFFIXES)})",
+                label="or choose files: text, web pages, PDF, Word, tables, or a .zip of them",
                 file_count="multiple",
                 file_types=list(SUFFIXES),
                 height=130,
@@ -140,7 +142,7 @@ def _session(request: gr.Request | None) -> str:
     return f"index {(request.session_hash if request else None) or ''}"
 
 
-def _documents(pasted: str | None, files: list[str] | None) -> Iterator[Document]:
+def _documents(pasted: str | None, files: list[str] | None, report: Report) -> Iterator[Document]:
     """What was pasted, then what was uploaded. Raises CorpusError if there is neither, or too much."""
     total = 0
     if pasted and pasted.strip():
@@ -148,8 +150,9 @@ def _documents(pasted: str | None, files: list[str] | None) -> Iterator[Document
         total += len(pasted)
     elif not files:
         raise CorpusError("There is no text yet. Paste some, or choose files.")
-    for document in read_files(files, names=[Path(file).name for file in files]) if files else ():
-        total += len(document.text)
+    names = [Path(file).name for file in files or ()]
+    for document in read_files(files, names=names, report=report) if files else ():
+        total += document.characters
         if total > settings.MAX_CORPUS_CHARACTERS:
             raise CorpusError(
                 f"The corpus has more than {settings.MAX_CORPUS_CHARACTERS:,} characters, the most that is "
@@ -175,16 +178,18 @@ def preview_texts(pasted: str | None, files: list[str] | None, name: str | None)
     """(value of the preview, a suggested name if none is given, progress line)."""
     if not (pasted and pasted.strip()) and not files:
         return None, gr.skip(), ""
-    documents = list(_documents(pasted, files))
+    report = Report()
+    documents = list(noting_repeats(_documents(pasted, files, report), report))
     suggestion = gr.skip()
     if not (name or "").strip():
         suggestion = _suggestion(documents[0].title)
-    return preview(documents), suggestion, ""
+    return {**preview(documents), "notes": report.sentences(settings.NOTES_SHOWN)}, suggestion, ""
 
 
 def preview(documents: list[Document]) -> dict[str, Any]:
     """{"summary", "documents": [{"title", "note", "chunks": [{"text", "tokens", "number"}]}], "rest"}.
 
+    `preview_texts` adds "notes": sentences on what was left out of the files or repeats.
     The first chunks are cut exactly as indexing cuts them; the number of those that follow is estimated.
     """
     tokenizer = services.tokenizer()
@@ -194,25 +199,26 @@ def preview(documents: list[Document]) -> dict[str, Any]:
             break
         # Of a long document, only as much as can be drawn; 8 characters a token is more than any text has.
         room = (settings.PREVIEW_CHUNKS - number) * CHUNK_SIZE * 8
-        ids, starts = tokenize(tokenizer, document.text[:room])
-        whole = len(document.text) <= room
-        cuts = [*starts[::CHUNK_SIZE].tolist(), len(document.text[:room])]
+        begin = next(document.pieces(), "")[:room]
+        ids, starts = tokenize(tokenizer, begin)
+        whole = len(begin) == document.characters
+        cuts = [*starts[::CHUNK_SIZE].tolist(), len(begin)]
         chunks = []
         for i in range(len(cuts) - 1):
             if number >= settings.PREVIEW_CHUNKS:
                 break
             number += 1
             length = min(CHUNK_SIZE, len(ids) - i * CHUNK_SIZE)
-            chunks.append({"text": document.text[cuts[i] : cuts[i + 1]], "tokens": length, "number": number})
+            chunks.append({"text": begin[cuts[i] : cuts[i + 1]], "tokens": length, "number": number})
         tokens += len(ids)
-        characters += min(len(document.text), room)
+        characters += len(begin)
         note = (
             f"{len(ids):,} tokens · {len(cuts) - 1:,} chunks"
             if whole
-            else f"{len(document.text):,} characters"
+            else f"{document.characters:,} characters"
         )
         shown.append({"title": document.title, "note": note, "chunks": chunks})
-    total = sum(len(document.text) for document in documents)
+    total = sum(document.characters for document in documents)
     exact = characters == total and number < settings.PREVIEW_CHUNKS
     count = (
         f"{number:,}"
@@ -244,23 +250,31 @@ def index(
     if not name:
         raise InputError("The datastore has no name yet. Type one, for example 'my-notes'.")
     paths.check_name(name)
-    documents = list(_documents(pasted, files))
-    if not services.embedder_is_loaded():
-        yield {"text": text.LOADING_EMBEDDER, "tone": "busy"}, gr.skip(), gr.skip()
-    embedder = services.embedder()
-    begun = time.monotonic()
-    events = build_datastore(name, documents, services.tokenizer(), embedder, replace=bool(replace))
     try:
-        for event in events:
-            if event.stage == "done":
-                yield {"text": event.message, "tone": "good"}, _choices(name), list_rows()
-                return
+        yield {"text": "Reading documents…", "tone": "busy"}, gr.skip(), gr.skip()
+        report = Report()
+        documents = []
+        for document in _documents(pasted, files, report):
+            documents.append(document)
             if services.stop_requested(session):
-                yield "Cancelled; nothing was written.", gr.skip(), gr.skip()
+                yield _CANCELLED, gr.skip(), gr.skip()
                 return
-            yield _progress(event, time.monotonic() - begun), gr.skip(), gr.skip()
+        if not services.embedder_is_loaded():
+            yield {"text": text.LOADING_EMBEDDER, "tone": "busy"}, gr.skip(), gr.skip()
+        embedder = services.embedder()
+        begun = time.monotonic()
+        events = build_datastore(name, documents, services.tokenizer(), embedder, replace=bool(replace))
+        with closing(events):  # also when the page goes away: whatever is unfinished is removed
+            for event in events:
+                if event.stage == "done":
+                    told = " ".join([event.message, *report.sentences(examples=0)])
+                    yield {"text": told, "tone": "good"}, _choices(name), list_rows()
+                    return
+                if services.stop_requested(session):
+                    yield _CANCELLED, gr.skip(), gr.skip()
+                    return
+                yield _progress(event, time.monotonic() - begun), gr.skip(), gr.skip()
     finally:
-        events.close()  # also when the page goes away: whatever is unfinished is removed
         services.forget_stop(session)
 
 

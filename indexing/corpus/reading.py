@@ -5,7 +5,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -277,7 +277,8 @@ class _Reader:
                 table = rows.jsonl(opened, file.name, self._report)
             else:
                 table = rows.comma_separated(opened, file.name, self._column, self._report)
-            yield from self._documents_of(table, file)
+            with closing(table):  # before the file is
+                yield from self._documents_of(table, file)
 
     def _documents_of(self, table: Iterator[rows.Row | CorpusError], file: File) -> Iterator[Document]:
         return rows.documents_of(table, file.name, self._column, self._bad_rows, self._report)

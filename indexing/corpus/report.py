@@ -52,7 +52,8 @@ class Report:
     compared: int = 0
 
     def sentences(self, examples: int = _EXAMPLES) -> list[str]:
-        """Plain text for people: what was left out or is worth a look; nothing if there is nothing."""
+        """Plain text for people: what was left out or is worth a look, of each kind so many in detail;
+        nothing if there is nothing."""
         told = []
         for kind, one, many in (
             (self.files_skipped, "file was left out", "files were left out"),
@@ -66,11 +67,12 @@ class Report:
                 "documents nearly repeat earlier ones",
             ),
         ):
+            detailed = kind.first[:examples]
             if kind.count:
-                told.append(f"{kind.count:,} {one if kind.count == 1 else many}:")
-                told += [f"– {sentence}" for sentence in kind.first[:examples]]
-                if kind.count > min(examples, len(kind.first)):
-                    told.append(f"– and {kind.count - min(examples, len(kind.first)):,} more")
+                told.append(f"{kind.count:,} {one if kind.count == 1 else many}{':' if detailed else '.'}")
+                told += [f"– {sentence}" for sentence in detailed]
+            if detailed and kind.count > len(detailed):
+                told.append(f"– and {kind.count - len(detailed):,} more")
         if self.empty_rows:
             told.append(f"{_count(self.empty_rows, 'row')} without text: left out.")
         if self.replaced:
