@@ -104,22 +104,25 @@ def _write(
         work.clear()
         raise DatastoreError("The unfinished files were damaged and are removed. Run it again.") from error
 
-    cutter = _Cutter(tokenizer, chunk_size, documents, num_chunks)
+    cutter, finished = _Cutter(tokenizer, chunk_size, documents, num_chunks), work.progress
     for batch in _batches(source, digest):
         new = cutter.cut(batch)
         total = len(chunks) + len(new.chunks)
         if max_chunks is not None and total > max_chunks:
+            if finished:
+                work.checkpoint(finished)
             raise InputError(
                 f"Expected at most {max_chunks:,} chunks (--max-chunks), but document number "
                 f"{new.over(max_chunks):,}, counted from 0, needs more. Run it again with a larger number or "
-                "none."
+                "none: it goes on from here."
             )
         chunks.append(new.chunks)
         chunk2seq.append(new.chunk2seq)
         seq2chunk.append(new.seq2chunk)
-        if batch.whole and work.due():
-            progress = {"documents": cutter.documents, "chunks": total, "texts": batch.digest}
-            work.checkpoint(progress)
+        if batch.whole:
+            finished = {"documents": cutter.documents, "chunks": total, "texts": batch.digest}
+            if work.due():
+                work.checkpoint(finished)
         yield Chunked(cutter.documents, len(chunks))
     if cutter.documents == 0:
         raise CorpusError("There are no documents to cut into chunks. Give at least one text.")

@@ -74,7 +74,7 @@ class MarkedTokenizer:
         if chunks.size and not 0 <= chunks.min() <= chunks.max() < self.vocab_size:
             raise MismatchError(
                 f"The chunks hold token {chunks.max()}, but the tokenizer {self.name!r} has only "
-                f"{self.vocab_size}. Name the tokenizer that they were made with (--tokenizer)."
+                f"{self.vocab_size:,}. Name the tokenizer that they were made with (--tokenizer)."
             )
         kept = ~np.isin(chunks, self._left_out)
         return self._inner.decode_batch(
@@ -93,10 +93,11 @@ def open_tokenizer(name: str | Path, marks: Marks = "reference") -> MarkedTokeni
     Raises CheckpointError if there is none.
     """
     path = _find(str(name))
+    shown = str(name) if path is None or str(name) == DEFAULT_TOKENIZER else _shown(path)
     try:
         if path:
-            return MarkedTokenizer(tokenizers.Tokenizer.from_file(str(path)), _shown(path), marks)
-        return MarkedTokenizer(tokenizers.Tokenizer.from_pretrained(str(name)), str(name), marks)
+            return MarkedTokenizer(tokenizers.Tokenizer.from_file(str(path)), shown, marks)
+        return MarkedTokenizer(tokenizers.Tokenizer.from_pretrained(str(name)), shown, marks)
     except (CheckpointError, InputError):
         raise
     except Exception as error:  # the library raises bare Exception for every kind of bad file
