@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import unhurried_app
 from synthetic_trace import synthetic_file
 
 from app.text import EXAMPLES
@@ -38,7 +39,7 @@ PAYLOAD = " ".join(PAYLOADS)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """`python app.py` with a RETRO_HOME of its own: (address, process, home)."""
+    """`python app.py` with a RETRO_HOME of its own, see `unhurried_app`: (address, process, home)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -53,7 +54,7 @@ def server(tmp_path_factory):
     environment.pop("GRADIO_SERVER_NAME", None)
     with open(home / "server.log", "w") as log:
         process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log
+            [sys.executable, unhurried_app.__file__], cwd=ROOT, env=environment, stdout=log, stderr=log
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -71,6 +72,15 @@ def server(tmp_path_factory):
     finally:
         process.terminate()
         process.wait(timeout=20)
+
+
+@pytest.fixture
+def slowly(server):
+    """Runs take their time during this test."""
+    file = server[2] / unhurried_app.SLOWLY
+    file.touch()
+    yield
+    file.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -344,19 +354,17 @@ def test_a_prompt_runs_with_one_click_and_its_trace_can_be_saved_and_opened(open
     assert page.locator(".lens-text").text_content() == text
 
 
-def test_a_run_can_be_stopped_and_keeps_what_it_has(open_page):
+def test_a_run_can_be_stopped_and_keeps_what_it_has(open_page, slowly):
     page = open_page()
     # The one that the model does not end itself.
     page.get_by_role("button", name=EXAMPLES[2][0]).click()
     page.get_by_role("button", name="Settings").click()
     page.locator("#max_new_tokens input[type=number]").fill("1000")
     page.locator("#run").click()
-    # Pressed by the page itself: the text may be complete before a click from here arrives.
     page.wait_for_function(
-        "document.querySelector('.lens-stage').textContent.includes('writing')"
-        " && (document.querySelector('#stop').click(), true)",
-        timeout=90_000,
+        "document.querySelector('.lens-stage').textContent.includes('writing')", timeout=90_000
     )
+    page.locator("#stop").click()
     page.wait_for_function(
         "document.querySelector('#progress').textContent.includes('Stopped after')", timeout=60_000
     )
