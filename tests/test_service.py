@@ -57,7 +57,7 @@ def datastore(tmp_path_factory, tokenizer) -> Datastore:
 
 @pytest.fixture(scope="module")
 def url(datastore):
-    with serving(datastore) as address:
+    with serving(datastore, retrievers=("dense", "bm25", "hybrid-rerank")) as address:
         yield address
 
 
@@ -792,8 +792,12 @@ def random_json(rng: random.Random) -> bytes:
         "chunks": [[rng.randint(0, 399) for _ in range(M)] for _ in range(rng.randint(1, 3))],
         "k": rng.randint(1, 9),
         "datastore": rng.choice([None, "notes"]),
+        "retriever": rng.choice([None, "dense", "bm25", "hybrid-rerank"]),
     }
-    for field in (rng.choice(["texts", "chunks"]), *rng.sample(["k", "datastore"], rng.randint(0, 2))):
+    for field in (
+        rng.choice(["texts", "chunks"]),
+        *rng.sample(["k", "datastore", "retriever"], rng.randint(0, 3)),
+    ):
         del value[field]
     for _ in range(rng.choice([0, 0, 1, 2])):
         at = rng.choice([*value, "other", "\ud800"])
