@@ -12,6 +12,7 @@ former format 1, one flat folder of everything, there may be more; it is read as
 """
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from indexing.manifest import (
     INDEX_FOLDER,
     MANIFEST_FILE,
     SEGMENTS_FOLDER,
+    birth,
     check_files,
     damaged,
     fingerprint,
@@ -142,17 +144,22 @@ class Datastore:
         """
         path = find(name_or_path)
         for attempt in range(_TRIES):
-            before = identity(path)
+            before = _seen(path)
             try:
-                return cls._open(path, before, tokenizer, embedder)
+                datastore = cls._open(path, before[0], tokenizer, embedder)
+                if birth(path) == before[1]:
+                    return datastore
+                # Replaced meanwhile: what was opened may be the former's catalogue and the new one's files.
             except (DatastoreError, FileNotFoundError) as error:
-                # Somebody may have compacted or replaced it between our reading what there is and opening it.
-                if attempt + 1 < _TRIES and identity(path) != before:
-                    continue
-                if isinstance(error, FileNotFoundError):
-                    raise damaged(path, f"{Path(error.filename).name} is missing") from error
-                raise
-        raise AssertionError("the last try returns or raises")
+                # Somebody may have compacted or replaced it between our reading what there is and opening it,
+                # or be in the middle of replacing it, when for a moment there is none.
+                busy = files.recover_abandoned(path) or _seen(path) != before
+                if attempt + 1 == _TRIES or not busy:
+                    if isinstance(error, FileNotFoundError):
+                        raise damaged(path, f"{Path(error.filename).name} is missing") from error
+                    raise
+            time.sleep(0.01 * attempt)
+        raise DatastoreError(f"Datastore {path.name!r} is being replaced again and again. Try again later.")
 
     @classmethod
     def _open(
@@ -188,7 +195,7 @@ class Datastore:
     def current(self) -> "Datastore":
         """This snapshot if nothing has changed since, otherwise one of the datastore as it is now, with the
         same embedder unless that has changed too. Raises what `open` does."""
-        if identity(self.path) == self.identity:
+        if _seen(self.path)[0] == self.identity:
             return self
         later = Datastore.open(self.path)
         if self._embedder is not None and later.embedder_name == self.embedder_name:
@@ -427,7 +434,7 @@ def list_datastores() -> list[DatastoreInfo]:
     """Every datastore that `Datastore.open` knows by name, by name; unreadable ones are left out."""
     found: dict[str, DatastoreInfo] = {}
     for old in paths.datastores_dir().glob(f"{files.PREVIOUS}*"):
-        files.recover(old.with_name(old.name.removeprefix(files.PREVIOUS)))
+        files.recover_abandoned(old.with_name(old.name.removeprefix(files.PREVIOUS)))
     for root in (paths.datastores_dir(), paths.ASSETS / "datastores"):
         for path in sorted(root.glob(f"[!.]*/{MANIFEST_FILE}")):
             folder = path.parent
@@ -445,6 +452,14 @@ def list_datastores() -> list[DatastoreInfo]:
             )
             found.setdefault(folder.name, info)
     return sorted(found.values(), key=lambda info: info.name)
+
+
+def _seen(path: Path) -> tuple[str, tuple[int, ...] | None]:
+    """What tells a datastore at `path` from a later version and from a replacement."""
+    try:
+        return identity(path), birth(path)
+    except DatastoreError:
+        return "", birth(path)
 
 
 def find(name_or_path: str | Path) -> Path:

@@ -10,9 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import filelock
 
 # Half-made folders carry this prefix; readers skip them and `new_folder` sweeps old ones away.
 UNFINISHED = ".unfinished-"
@@ -159,8 +162,9 @@ def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     The block may be interrupted at any point, SIGKILL included: `target` is then what it was before, and
     the remains are removed by the next `new_folder` of the same target.
 
-    replace  whether an existing `target` gives way at the end. Readers must call `recover` on a missing
-             target, because a crash between the two renames leaves the old folder aside.
+    replace  whether an existing `target` gives way at the end. Whoever wants that holds the `lock`; readers
+             call `recover_abandoned` on a missing target, because a crash between the two renames leaves
+             the old folder aside.
 
     Raises FileExistsError if `target` exists when the block ends and is not to be replaced.
     """
@@ -181,11 +185,15 @@ def new_folder(target: Path, replace: bool = False) -> Iterator[Path]:
                 raise FileExistsError(str(target))
             os.rename(target, _previous(target))
         os.rename(work, target)
+        try:
+            sync(target.parent)
+        except BaseException:
+            os.rename(target, work)  # who is told of an error finds nothing changed
+            raise
     except BaseException:
         recover(target)
         shutil.rmtree(work, ignore_errors=True)
         raise
-    sync(target.parent)
     recover(target)
 
 
@@ -205,6 +213,30 @@ def recover(target: Path) -> None:
     elif previous.exists():
         with suppress(OSError):  # read-only, or somebody else was quicker
             os.rename(previous, target)
+
+
+def recover_abandoned(target: Path) -> bool:
+    """`recover`, unless somebody is replacing `target` at this moment; whether somebody is."""
+    if not _previous(target).exists():
+        return False
+    try:
+        with lock(target):
+            recover(target)
+    except TimeoutError:
+        return True
+    except OSError:  # not ours to write
+        return False
+    return False
+
+
+def lock(target: Path) -> "filelock.BaseFileLock":
+    """To be the only one, of all processes and threads, who changes `target`; raises TimeoutError at once if
+    another is. It is a file beside `target`, which can so be replaced or renamed under it; the system lets go
+    of it when a process is killed."""
+    import filelock
+
+    # Not bound to a thread: a generator may be resumed in another one than it was begun in.
+    return filelock.FileLock(target.parent / f".{target.name}.lock", timeout=0, thread_local=False)
 
 
 def _previous(target: Path) -> Path:

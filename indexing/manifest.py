@@ -65,7 +65,7 @@ def read_manifest(path: Path) -> dict:
     """
     file = path / MANIFEST_FILE
     if not path.exists():
-        files.recover(path)
+        files.recover_abandoned(path)
     if not file.is_file():
         raise DatastoreError(
             f"There is no datastore {path.name!r}: expected {file}. See which there are with "
@@ -117,6 +117,15 @@ def identity(path: Path) -> str:
     except OSError:
         return ""
     return f"{facts.st_ino}-{facts.st_mtime_ns}"
+
+
+def birth(path: Path) -> tuple[int, ...] | None:
+    """Differs between a datastore and one that replaces it in the folder `path`; None if there is none."""
+    try:
+        facts = (path / MANIFEST_FILE).stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_mtime_ns
 
 
 def fingerprint(manifest: dict) -> str:

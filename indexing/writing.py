@@ -9,8 +9,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import filelock
-
 from indexing import catalogue, files, paths
 from indexing.catalogue import FileFacts, SegmentRecord, State
 from indexing.chunks import CHUNKS_FILE
@@ -38,18 +36,15 @@ _ROWS_AT_ONCE = 1 << 16
 def only_writer(folder: Path) -> Iterator[None]:
     """Be the only one, of all processes and threads, who changes the datastore in `folder`.
 
-    The lock is a file beside the folder, so that a datastore can be replaced or renamed under it; the system
-    lets go of it when a process is killed, and what that left beside the folder goes here.
+    What a writer that was killed left beside the folder goes here.
 
     Raises DatastoreError if somebody else is at it, or nothing can be written there.
     """
-    file = folder.parent / f".{folder.name}.lock"
-    # Not bound to a thread: a generator may be resumed in another one than it was begun in.
-    lock = filelock.FileLock(file, timeout=0, thread_local=False)
+    lock = files.lock(folder)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except filelock.Timeout:
+    except TimeoutError:
         raise DatastoreError(
             f"The datastore {folder.name!r} is being changed at this moment, by another program or another "
             "tab. Wait until that has finished, or stop it, and try again."
