@@ -50,7 +50,7 @@ def canary(number: int) -> str:
 def document(number: int, words: int = 60) -> Document:
     """Text `number` of an endless collection: `words` common words, more or less, and its canary."""
     rng = random.Random(number)
-    chosen = [rng.choice(WORDS) for _ in range(rng.randrange(words // 2, words * 2))]
+    chosen = [rng.choice(WORDS) for _ in range(rng.randrange(1 + words // 2, 1 + words * 2))]
     chosen.insert(rng.randrange(len(chosen)), canary(number))
     name = canary(number)
     return Document(f"id-{name}", f"Title {name}", " ".join(chosen), f"source of {name}")
