@@ -253,7 +253,7 @@ class Cached:
                 if known is not None and known.ids.shape[-1] >= num_neighbours:
                     self._found.move_to_end(key)
                     answers[key] = known.first(num_neighbours)
-                elif key not in unknown:
+                else:
                     unknown[key] = chunk
             self.misses += len(unknown)
             self.hits += len(flat) - len(unknown)

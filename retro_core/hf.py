@@ -19,7 +19,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
@@ -30,7 +29,8 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from indexing.errors import CheckpointError, ConfigError, InputError
-from indexing.neighbours import Neighbours, Retriever
+from indexing.neighbours import Retriever
+from indexing.retrievers import Cached
 from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
 from retro_core.checkpoint import SUMS_FILE
 from retro_core.config import MODEL_TYPE, REFERENCE, RetroConfig, bounds
@@ -180,29 +180,12 @@ class RetroCache(Cache):
         self.crop(-self.decoding.length)
 
 
-class _Remembering:
-    """A retriever that asks another one for each chunk once: beams share their past, candidates of assisted
-    generation are thrown away and written again, and without a cache every token begins anew."""
-
-    def __init__(self, retriever: Retriever):
-        self.retriever = retriever
-        self._found: dict[tuple[int, bytes], Neighbours] = {}
+class _Remembering(Cached):
+    """For one call of `generate`: beams share their past, candidates of assisted generation are thrown away
+    and written again, and without a cache every token begins anew."""
 
     def __deepcopy__(self, memo: dict) -> "_Remembering":
         return self  # transformers copies the arguments for an assistant; a datastore is not to be copied
-
-    def retrieve(self, chunks: np.ndarray, num_neighbours: int) -> Neighbours:
-        """chunks (c, m) -> leading axes (c,)"""
-        keys = [(num_neighbours, chunk.tobytes()) for chunk in chunks]
-        new = {key: chunk for key, chunk in zip(keys, chunks, strict=True) if key not in self._found}
-        if new:
-            found = self.retriever.retrieve(np.stack(list(new.values())), num_neighbours)
-            for row, key in enumerate(new):
-                self._found[key] = found.chunks(row, row + 1)
-        answer = self._found[keys[0]]
-        for key in keys[1:]:
-            answer = answer.followed_by(self._found[key])
-        return answer
 
 
 # -------------------------------------------------------------------------------------------- model

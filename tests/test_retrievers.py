@@ -362,6 +362,18 @@ def test_each_chunk_is_looked_up_once_also_twice_in_a_batch(datastore, asked, fo
     assert counting.calls == [3, 1, 3, 1]
 
 
+def test_what_was_asked_for_last_is_remembered_longest(datastore, asked):
+    counting = Counting(open_retriever("bm25", datastore))
+    cached = Cached(counting, capacity=2)
+    for row in (0, 1, 0, 2, 0):
+        cached.retrieve(asked[row], K)
+    assert counting.calls == [1, 1, 1], "chunk 2 took the place of chunk 1"
+    cached.retrieve(asked[1], K)
+    assert counting.calls == [1] * 4
+    with pytest.raises(InputError, match="at least 1 chunk, got 0"):
+        Cached(counting, capacity=0)
+
+
 def test_a_cache_is_shared_by_threads(datastore, asked):
     cached, wrong = Cached(open_retriever("dense", datastore), capacity=3), []
     expected = cached.retriever.retrieve(asked, K).ids
