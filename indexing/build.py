@@ -2,13 +2,12 @@
 progress, and closing it stops the work with nothing left behind. Memory does not grow with the corpus."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from indexing import catalogue, files, paths
 from indexing.catalogue import State
@@ -27,14 +26,17 @@ from indexing.manifest import (
 )
 from indexing.segment import EMBEDDINGS_FILE, Segment, SegmentWriter, read_array
 from indexing.tokenizer import Tokenizer
+from indexing.vectors import embed_rows
 from indexing.writing import (
     changing,
     commit,
+    forget_vectors,
     identity_files,
     only_writer,
     record,
     said_plainly,
     segment_name,
+    unfinished_vectors,
     write_identity,
 )
 
@@ -81,7 +83,7 @@ def build(
         with only_writer(target), said_plainly(target), files.new_folder(target, replace=replace) as folder:
             segment = folder / SEGMENTS_FOLDER / segment_name(1)
             segment.mkdir(parents=True)
-            written = yield from _write(segment, documents, tokenizer, embedder, chunk_size)
+            written = yield from _write(segment, target, documents, tokenizer, embedder, chunk_size)
             yield BuildEvent("saving", 0, written.num_chunks)
             write_identity(folder, tokenizer, embedder, chunk_size)
             catalogue.create(
@@ -112,6 +114,7 @@ def append(
         with files.new_folder(path / SEGMENTS_FOLDER / name) as folder:
             written = yield from _write(
                 folder,
+                path,
                 documents,
                 datastore.tokenizer,
                 datastore.embedder,
@@ -160,7 +163,7 @@ def repair(name_or_path: str | Path, embedder: Embedder | None = None) -> Iterat
                 with files.new_folder(path / SEGMENTS_FOLDER / name) as folder:
                     for file in {*segment.files} - {EMBEDDINGS_FILE}:
                         shutil.copyfile(path / SEGMENTS_FOLDER / segment.name / file, folder / file)
-                    yield from _embed(folder, tokenizer, embedder)
+                    yield from _embed(folder, path, tokenizer, embedder)
                     segments.append(record(folder, name, tokenizer.pad_id))
             else:
                 segments.append(segment)
@@ -187,13 +190,15 @@ def _target(name: str | Path) -> Path:
 
 def _write(
     folder: Path,
+    target: Path,
     documents: Iterable[Document],
     tokenizer: Tokenizer,
     embedder: Embedder,
     chunk_size: int,
     taken: Sequence[Segment] = (),
 ) -> Generator[BuildEvent, None, SegmentWriter]:
-    """Write documents as a segment into the empty `folder`; the writer, which has counted."""
+    """Write documents as a segment of the datastore `target` into the empty `folder`; the writer, which has
+    counted."""
     writer = SegmentWriter(folder, tokenizer, chunk_size)
     for document in documents:
         for _ in writer.add(document):
@@ -205,18 +210,44 @@ def _write(
     writer.finish(taken)
     yield BuildEvent("reading", writer.num_documents, writer.num_documents)
 
-    yield from _embed(folder, tokenizer, embedder)
+    yield from _embed(folder, target, tokenizer, embedder)
     return writer
 
 
-def _embed(folder: Path, tokenizer: Tokenizer, embedder: Embedder) -> Iterator[BuildEvent]:
-    """Write the embeddings of the chunks in `folder` beside them."""
-    total = len(read_array(folder / CHUNKS_FILE))
-    with files.ArrayWriter(folder / EMBEDDINGS_FILE, np.float16, (embedder.dim,)) as embeddings:
-        for chunks in files.array_blocks(folder / CHUNKS_FILE, _EMBED_AT_ONCE):
-            yield BuildEvent("embedding", len(embeddings), total)
-            embeddings.append(embedder.embed([tokenizer.decode(chunk) for chunk in chunks]))
-    yield BuildEvent("embedding", total, total)
+def _embed(folder: Path, target: Path, tokenizer: Tokenizer, embedder: Embedder) -> Iterator[BuildEvent]:
+    """Write the embeddings of the chunks in `folder` beside them.
+
+    They grow beside the datastore `target`: whoever tries again after the program was killed, or stopped with
+    Ctrl-C, gets what was embedded already.
+    """
+    texts = _ChunkTexts(folder / CHUNKS_FILE, tokenizer)
+    vectors = unfinished_vectors(target)
+    yield BuildEvent("embedding", 0, len(texts))
+    try:
+        for done in embed_rows(texts, embedder, vectors, block=_EMBED_AT_ONCE):
+            yield BuildEvent("embedding", done, len(texts))
+        os.replace(vectors, folder / EMBEDDINGS_FILE)
+    except (Exception, GeneratorExit):
+        forget_vectors(target)
+        raise
+
+
+class _ChunkTexts(Sequence[str]):
+    """What is embedded of each chunk, read from the disk when it is asked for."""
+
+    def __init__(self, chunks: Path, tokenizer: Tokenizer):
+        self._chunks, self._tokenizer = chunks, tokenizer
+        self._count = len(read_array(chunks))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, rows: int | slice) -> str | list[str]:
+        if isinstance(rows, int):
+            return self[slice(rows, rows + 1)][0]
+        start, stop, step = rows.indices(self._count)
+        chunks = files.read_rows(self._chunks, start, stop)[::step]
+        return [self._tokenizer.decode(chunk) for chunk in chunks]
 
 
 def _summary(written: SegmentWriter) -> str:

@@ -24,6 +24,7 @@ from indexing.writing import (
     changing,
     commit,
     forget_indexes,
+    forget_vectors,
     held,
     migrate,
     only_writer,
@@ -111,6 +112,7 @@ def remove(name: str) -> None:
         os.rename(folder, gone)  # all at once; what follows may be cut off
         files.sync(folder.parent)
         shutil.rmtree(gone, ignore_errors=True)
+        forget_vectors(folder)
 
 
 def copy(name_or_path: str | Path, new_name: str | Path) -> None:

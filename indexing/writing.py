@@ -2,6 +2,7 @@
 the catalogue names them, and what nothing names is swept away."""
 
 import dataclasses
+import glob
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -119,6 +120,17 @@ def commit(folder: Path, state: State) -> None:
     state = dataclasses.replace(state, version=state.version + 1)
     catalogue.commit(folder, state)
     sweep(folder, state)
+    forget_vectors(folder)
+
+
+def unfinished_vectors(folder: Path) -> Path:
+    """Where the vectors grow with which the datastore in `folder` is being built or added to."""
+    return folder.parent / f".{folder.name}.vectors.npy"
+
+
+def forget_vectors(folder: Path) -> None:
+    for path in folder.parent.glob(f"{glob.escape(unfinished_vectors(folder).name)}*"):
+        path.unlink(missing_ok=True)
 
 
 def migrate(datastore: Datastore, folder: Path) -> None:
