@@ -71,7 +71,7 @@ class Encoder:
                 layers=config["num_hidden_layers"],
                 heads=config["num_attention_heads"],
                 epsilon=config["layer_norm_eps"],
-                max_length=min(settings["max_seq_length"], config["max_position_embeddings"]),
+                max_length=min(_max_length(folder, settings), config["max_position_embeddings"]),
                 pooling=found,
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -224,15 +224,23 @@ def _int8_linear(weight: "torch.Tensor", bias: "torch.Tensor") -> Callable:
     """Each output has a scale for its weights, each token one for its activations."""
     import torch
 
-    scale = (weight.abs().amax(1) / _INT8_WEIGHT).clamp_min(1e-12)
-    whole = (weight / scale[:, None]).round().to(torch.int8).t()
+    whole, scale = in_whole_numbers(weight)
 
     def product(x: "torch.Tensor") -> "torch.Tensor":
         of_token = (x.abs().amax(1, keepdim=True) / _INT8_ACTIVATION).clamp_min(1e-12)
-        sums = torch._int_mm((x / of_token).round_().to(torch.int8), whole)
+        sums = torch._int_mm((x / of_token).round_().to(torch.int8), whole.t())
         return sums.float().mul_(of_token).mul_(scale).add_(bias)
 
     return product
+
+
+def in_whole_numbers(weight: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
+    """weight (out, in) -> (out, in) int8 of at most 63, and a scale (out,); times its scale it is about the
+    weight."""
+    import torch
+
+    scale = (weight.abs().amax(1) / _INT8_WEIGHT).clamp_min(1e-12)
+    return (weight / scale[:, None]).round().to(torch.int8), scale
 
 
 def _pooling(config: dict) -> Literal["mean", "cls"] | None:
@@ -243,6 +251,11 @@ def _pooling(config: dict) -> Literal["mean", "cls"] | None:
         on = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
         found = named.get(on[0]) if len(on) == 1 else None
     return found if found in ("mean", "cls") else None
+
+
+def _max_length(folder: Path, settings: dict) -> int:
+    """sentence-transformers kept it in its own file, and since version 6 with the tokenizer's settings."""
+    return settings.get("max_seq_length") or _json(folder / "tokenizer_config.json")["model_max_length"]
 
 
 def _json(path: Path) -> Any:
