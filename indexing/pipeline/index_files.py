@@ -137,6 +137,7 @@ def build_index(
     shards = read_index_spec(spec)
     arrays = open_embeddings(shards, spec)
     total = sum(map(len, arrays))
+    check_there(trained)
     hashes = [sha256(shard["embeddings"]) for shard in shards]
     with Unfinished(output, {"embeddings": hashes, "trained": sha256(trained)}) as work:
         yield IndexEvent("loading")
@@ -187,6 +188,12 @@ def read_index(path: Path) -> Any:
             f"The index {path} is not trained. Make it with `python -m indexing train-faiss-index`."
         )
     return index
+
+
+def check_there(path: Path) -> None:
+    """Raise DatastoreError if there is no file of an index."""
+    if not path.is_file():
+        raise DatastoreError(f"There is no index {path}. Make it with `train-` or `build-faiss-index`.")
 
 
 def inverted_lists(index: Any) -> Any:
