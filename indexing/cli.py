@@ -1,4 +1,4 @@
-"""python -m indexing build | search | list | inspect | neighbours
+"""python -m indexing build | search | list | …
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 2 an error said in one sentence,
 130 stopped with Ctrl-C.
@@ -15,6 +15,7 @@ from indexing import paths
 from indexing.build import build, check_free
 from indexing.chunking import CHUNK_SIZE
 from indexing.commands import embedding, pipeline, reading, search, serve, upkeep
+from indexing.commands.declaring import add_json, declare
 from indexing.commands.shown import follow, print_json, progress
 from indexing.datastore import Datastore, list_datastores
 from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
@@ -39,47 +40,56 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m indexing", description="Text in, neighbours out.")
+    parser = argparse.ArgumentParser(
+        prog="python -m indexing",
+        description="Text in, neighbours out.",
+        epilog="COMMAND --help tells more of each. From tokenize-and-chunk on they are the reference "
+        "implementation's scripts, see docs/coming-from-the-reference.md.",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    json_flag = argparse.ArgumentParser(add_help=False)
-    json_flag.add_argument("--json", action="store_true", help="print JSON for programs")
 
-    command = commands.add_parser("build", parents=[json_flag], help="make a datastore from text files")
-    command.set_defaults(run=_build)
+    command = declare(commands, "build", _build, "make a datastore of text files")
     command.add_argument("name", metavar="NAME", help="name of the new datastore, e.g. my-notes")
     reading.add_files(command)
     source = command.add_mutually_exclusive_group()
-    source.add_argument("--model", default=paths.DEMO_MODEL, help="use this model's tokenizer (%(default)s)")
+    source.add_argument(
+        "--model", metavar="MODEL", default=paths.DEMO_MODEL, help="use this model's tokenizer (%(default)s)"
+    )
     source.add_argument("--tokenizer", metavar="DIR", help="use the tokenizer.json of this folder instead")
-    command.add_argument("--embedder", default=DEFAULT_EMBEDDER, help=embedding.HELP)
-    command.add_argument("--chunk-size", type=int, default=CHUNK_SIZE, help="tokens a chunk (%(default)s)")
+    command.add_argument("--embedder", metavar="NAME", default=DEFAULT_EMBEDDER, help=embedding.HELP)
+    command.add_argument(
+        "--chunk-size", metavar="N", type=int, default=CHUNK_SIZE, help="tokens of a chunk (%(default)s)"
+    )
     command.add_argument("--replace", action="store_true", help="replace a datastore of the same name")
+    add_json(command)
 
     search.add(commands)
 
-    command = commands.add_parser("list", parents=[json_flag], help="show which datastores there are")
-    command.set_defaults(run=_list)
+    command = declare(commands, "list", _list, "show which datastores there are")
+    add_json(command)
 
-    command = commands.add_parser("inspect", parents=[json_flag], help="show what a datastore was made of")
-    command.set_defaults(run=_inspect)
-    command.add_argument("name", metavar="NAME")
+    command = declare(commands, "inspect", _inspect, "show what a datastore was made of")
+    command.add_argument("name", metavar="NAME", help="a datastore")
     command.add_argument(
         "--verify", action="store_true", help="check every file's sha256 even if it takes a while"
     )
+    add_json(command)
 
-    command = commands.add_parser("neighbours", help="find the neighbours of training chunks")
-    command.set_defaults(run=_neighbours)
-    command.add_argument(
-        "--query", metavar="DIR", type=Path, nargs="+", required=True, help="shards that ask"
-    )
-    command.add_argument(
-        "--index", metavar="DIR", type=Path, nargs="+", required=True, help="shards that answer"
-    )
-    command.add_argument("--k", type=int, default=2, help="neighbours of each chunk (%(default)s)")
-    command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
-    pipeline.add(commands)
     upkeep.add(commands)
     serve.add(commands)
+
+    command = declare(commands, "neighbours", _neighbours, "find the neighbours of datastores to train on")
+    command.add_argument(
+        "--query", metavar="DIR", type=Path, nargs="+", required=True, help="datastores or shards that ask"
+    )
+    command.add_argument(
+        "--index", metavar="DIR", type=Path, nargs="+", required=True, help="datastores or shards that answer"
+    )
+    command.add_argument(
+        "--k", metavar="N", type=int, default=2, help="neighbours of each chunk (%(default)s)"
+    )
+    command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    pipeline.add(commands)
     return parser
 
 

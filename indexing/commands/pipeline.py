@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from indexing import paths
+from indexing import corpus, paths
 from indexing.chunking import CHUNK_SIZE
+from indexing.commands import reading
+from indexing.commands.declaring import declare
 from indexing.commands.shown import progress
 from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
 from indexing.errors import InputError
@@ -34,46 +36,79 @@ from indexing.pipeline.tokens import (
 
 _TOKENIZER_HELP = f"a tokenizer.json or its folder, {DEFAULT_TOKENIZER}, a model's name, or a hub id"
 _STANDARD_INPUT = Path("-")
+_ARRAYS = {
+    "--chunks": "chunks",
+    "--seq2chunk": "first chunk of each document",
+    "--chunk2seq": "document of each chunk",
+    "--embeddings": "embeddings of the chunks",
+    "--neighbours": "neighbours of the chunks",
+}
 
 
 def add(commands) -> None:
     """The reference's scripts have underscores in their names; they are understood too."""
     command = _command(
-        commands, "tokenize-and-chunk", _tokenize, "documents to chunks of tokens", "tokenize_and_chunk"
+        commands, "tokenize-and-chunk", _tokenize, "cut documents into chunks of tokens", "tokenize_and_chunk"
     )
     command.add_argument(
         "input", type=Path, nargs="?", default=_STANDARD_INPUT,
         help='JSON lines with key "text" (standard input)',
     )  # fmt: skip
-    command.add_argument("--chunks-out", type=Path, required=True)
-    command.add_argument("--seq2chunk-index-out", "--seq2chunk-out", type=Path, required=True)
-    command.add_argument("--chunk2seq-index-out", "--chunk2seq-out", type=Path, required=True)
-    command.add_argument("--max-chunks", type=int, help="stop before there are more (no limit)")
-    command.add_argument("--chunk-size", type=int, default=CHUNK_SIZE, help="tokens a chunk (%(default)s)")
-    command.add_argument("--tokenizer", default=DEFAULT_TOKENIZER, help=f"{_TOKENIZER_HELP} (%(default)s)")
+    command.add_argument("--chunks-out", metavar="FILE", type=Path, required=True, help="chunks.npy to write")
+    command.add_argument(
+        "--seq2chunk-index-out",
+        "--seq2chunk-out",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="first chunk of each document, .npy to write",
+    )
+    command.add_argument(
+        "--chunk2seq-index-out",
+        "--chunk2seq-out",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="document of each chunk, .npy to write",
+    )
+    command.add_argument("--max-chunks", metavar="N", type=int, help="stop before there are more (no limit)")
+    command.add_argument(
+        "--chunk-size", metavar="N", type=int, default=CHUNK_SIZE, help="tokens of a chunk (%(default)s)"
+    )
+    command.add_argument(
+        "--tokenizer", metavar="NAME", default=DEFAULT_TOKENIZER, help=f"{_TOKENIZER_HELP} (%(default)s)"
+    )
     _add_marks(command, "reference")
-    command.add_argument("--verbose", action="store_true")
+    command.add_argument("--verbose", action="store_true", help="show progress")
 
-    command = _command(commands, "embed-chunks", _embed, "chunks to embeddings", "embed_chunks")
+    command = _command(commands, "embed-chunks", _embed, "embed chunks", "embed_chunks")
     command.add_argument("input", type=Path, help="tokenised chunks (.npy)")
     command.add_argument("output", type=Path, help="the embeddings (.npy)")
-    command.add_argument("--batch-size", type=int, default=64, help="chunks at a time (%(default)s)")
+    command.add_argument(
+        "--batch-size", metavar="N", type=int, default=64, help="chunks embedded at a time (%(default)s)"
+    )
     _add_tokenizer_beside(command)
-    command.add_argument("--embedder", default=DEFAULT_EMBEDDER, help="sentence encoder (%(default)s)")
-    command.add_argument("--verbose", action="store_true")
+    command.add_argument(
+        "--embedder", metavar="NAME", default=DEFAULT_EMBEDDER, help="sentence encoder (%(default)s)"
+    )
+    command.add_argument("--verbose", action="store_true", help="show progress")
 
     command = _command(
         commands,
         "train-faiss-index",
         _train,
-        "an empty faiss index, trained on embeddings",
+        "train an empty faiss index on embeddings",
         "train_faiss_index",
     )
-    command.add_argument("--spec", type=Path, required=True, help="index.spec.json")
-    command.add_argument("--index-type", help="faiss factory string (what suits the number of vectors)")
-    command.add_argument("--output", type=Path, required=True)
-    command.add_argument("--max-training-vectors", type=int, help="so many, spread over all shards (all)")
-    command.add_argument("--use-gpus", action="store_true")
+    command.add_argument("--spec", metavar="FILE", type=Path, required=True, help="index.spec.json")
+    command.add_argument(
+        "--index-type", metavar="FACTORY", help="faiss factory string (what suits the number of vectors)"
+    )
+    command.add_argument("--output", metavar="FILE", type=Path, required=True, help="the index to write")
+    command.add_argument(
+        "--max-training-vectors", metavar="N", type=int, help="train on so many, spread over all shards (all)"
+    )
+    command.add_argument("--use-gpus", action="store_true", help="use GPUs, where faiss has some")
 
     command = _command(
         commands,
@@ -82,71 +117,142 @@ def add(commands) -> None:
         "fill a trained faiss index with embeddings",
         "build_faiss_index",
     )
-    command.add_argument("--spec", type=Path, required=True, help="index.spec.json")
-    command.add_argument("--trained-index", type=Path, required=True)
-    command.add_argument("--output-index", type=Path, required=True)
+    command.add_argument("--spec", metavar="FILE", type=Path, required=True, help="index.spec.json")
+    command.add_argument(
+        "--trained-index", metavar="FILE", type=Path, required=True, help="what train-faiss-index wrote"
+    )
+    command.add_argument(
+        "--output-index", metavar="FILE", type=Path, required=True, help="the filled index to write"
+    )
     _add_search(command)
     command.add_argument(
-        "--num-queries", type=int, default=100_000, help="looked for in each shard (%(default)s)"
+        "--num-queries",
+        metavar="N",
+        type=int,
+        default=100_000,
+        help="embeddings of each shard looked up to see whether they find themselves (%(default)s)",
     )
 
     command = _command(
         commands,
         "retrieve-neighbours",
         _retrieve,
-        "the neighbours of chunks, from an index",
+        "find the neighbours of chunks with a faiss index",
         "retrieve_neighbours",
     )
-    command.add_argument("--query-embeddings", type=Path, nargs="+", required=True)
-    command.add_argument("--query-chunk2seq", type=Path, nargs="+", required=True)
-    command.add_argument("--neighbours-output", type=Path, nargs="+", required=True)
-    command.add_argument("--index", type=Path, required=True, help="a filled faiss index")
-    command.add_argument("--index-spec", type=Path, required=True, help="what it was filled with")
-    command.add_argument("--num-neighbours", type=int, required=True)
+    command.add_argument(
+        "--query-embeddings",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="embeddings of the chunks that ask, one for each shard",
+    )
+    command.add_argument(
+        "--query-chunk2seq",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="their documents, one for each shard",
+    )
+    command.add_argument(
+        "--neighbours-output",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="their neighbours to write, one for each shard",
+    )
+    command.add_argument("--index", metavar="FILE", type=Path, required=True, help="a filled faiss index")
+    command.add_argument(
+        "--index-spec", metavar="FILE", type=Path, required=True, help="what it was filled with"
+    )
+    command.add_argument("--num-neighbours", metavar="N", type=int, required=True, help="of each chunk")
     _add_margin(command)
     _add_search(command)
 
-    command = _command(commands, "index-spec", _index_spec, "write an index.spec.json")
-    command.add_argument("output", type=Path)
+    command = _command(
+        commands, "index-spec", _index_spec, "write an index.spec.json: the shards of an index"
+    )
+    command.add_argument("output", metavar="FILE", type=Path, help="the file to write")
     _add_shards(command, "--embeddings")
 
-    command = _command(commands, "data-spec", _data_spec, "write a data.spec.json")
-    command.add_argument("output", type=Path)
+    command = _command(
+        commands, "data-spec", _data_spec, "write a data.spec.json: the shards of a training set"
+    )
+    command.add_argument("output", metavar="FILE", type=Path, help="the file to write")
     _add_shards(command, "--neighbours")
-    command.add_argument("--index-spec", type=Path, required=True)
-    command.add_argument("--faiss-index", type=Path)
+    command.add_argument(
+        "--index-spec",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="the index.spec.json that neighbours are rows of",
+    )
+    command.add_argument(
+        "--faiss-index", metavar="FILE", type=Path, help="the index that found them, for the record"
+    )
 
     command = _command(
         commands, "dataset-demo", _browse, "look at a training set", "browse", "dataset_retro_demo"
     )
     command.add_argument("spec", type=Path, help="data.spec.json")
-    command.add_argument("--num-neighbours", type=int, help="shown of each chunk (all)")
-    command.add_argument("--continuation-chunks", type=int, default=1, help="after each (%(default)s)")
-    command.add_argument("--max-len", type=int, help="tokens shown of a sequence (all)")
+    command.add_argument(
+        "--num-neighbours", metavar="N", type=int, help="neighbours to show of each chunk (all)"
+    )
+    command.add_argument(
+        "--continuation-chunks",
+        metavar="N",
+        type=int,
+        default=1,
+        help="chunks to show after each neighbour (%(default)s)",
+    )
+    command.add_argument("--max-len", metavar="N", type=int, help="tokens to show of a sequence (all)")
     _add_tokenizer_beside(command)
-    command.add_argument("--sequence", type=int, nargs="+", metavar="N", help="show these and ask for none")
+    command.add_argument(
+        "--sequence",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="show the sequences of these numbers, and ask for none",
+    )
 
-    command = _command(commands, "prepare", _prepare, "all steps: documents to a training set")
-    command.add_argument("documents", metavar="DOCS", type=Path, nargs="+", help="files, or folders of them")
-    command.add_argument("--out", metavar="DIR", type=Path, required=True)
-    command.add_argument("--tokenizer", default=paths.DEMO_MODEL, help=f"{_TOKENIZER_HELP} (%(default)s)")
+    command = _command(commands, "prepare", _prepare, "make a training set of documents, in one go")
+    reading.add_files(command)
+    command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    command.add_argument(
+        "--tokenizer", metavar="NAME", default=paths.DEMO_MODEL, help=f"{_TOKENIZER_HELP} (%(default)s)"
+    )
     _add_marks(command, "safe")
-    command.add_argument("--embedder", default=DEFAULT_EMBEDDER, help="sentence encoder (%(default)s)")
-    command.add_argument("--chunk-size", type=int, default=CHUNK_SIZE, help="tokens a chunk (%(default)s)")
-    command.add_argument("--batch-size", type=int, default=64, help="embedded at a time (%(default)s)")
-    command.add_argument("--index-type", help="faiss factory string (what suits the number of chunks)")
-    command.add_argument("--max-training-vectors", type=int, help="for the index (all)")
-    command.add_argument("--num-neighbours", type=int, default=2, help="of each chunk (%(default)s)")
+    command.add_argument(
+        "--embedder", metavar="NAME", default=DEFAULT_EMBEDDER, help="sentence encoder (%(default)s)"
+    )
+    command.add_argument(
+        "--chunk-size", metavar="N", type=int, default=CHUNK_SIZE, help="tokens of a chunk (%(default)s)"
+    )
+    command.add_argument(
+        "--batch-size", metavar="N", type=int, default=64, help="chunks embedded at a time (%(default)s)"
+    )
+    command.add_argument(
+        "--index-type", metavar="FACTORY", help="faiss factory string (what suits the number of chunks)"
+    )
+    command.add_argument(
+        "--max-training-vectors", metavar="N", type=int, help="train the index on so many (all)"
+    )
+    command.add_argument(
+        "--num-neighbours", metavar="N", type=int, default=2, help="neighbours of each chunk (%(default)s)"
+    )
     _add_margin(command)
-    command.add_argument("--nprobe", type=int, help="lists to search (twice the square root of their number)")
+    command.add_argument(
+        "--nprobe", metavar="N", type=int, help="lists to search (twice the square root of their number)"
+    )
 
 
 def _command(
-    commands, name: str, run: Callable[[argparse.Namespace], None], words: str, *aliases: str
+    commands, name: str, run: Callable[[argparse.Namespace], None], does: str, *aliases: str
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, aliases=aliases, help=words, description=f"{words}.".capitalize())
-    command.set_defaults(run=lambda arguments: _stoppable(run, arguments))
-    return command
+    return declare(commands, name, lambda arguments: _stoppable(run, arguments), does, *aliases)
 
 
 def _add_marks(command: argparse.ArgumentParser, default: str) -> None:
@@ -161,7 +267,9 @@ def _add_marks(command: argparse.ArgumentParser, default: str) -> None:
 
 def _add_tokenizer_beside(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--tokenizer", help=f"{_TOKENIZER_HELP} (tokenizer.json beside the chunks, else {DEFAULT_TOKENIZER})"
+        "--tokenizer",
+        metavar="NAME",
+        help=f"{_TOKENIZER_HELP} (tokenizer.json beside the chunks, else {DEFAULT_TOKENIZER})",
     )
 
 
@@ -177,15 +285,25 @@ def _add_margin(command: argparse.ArgumentParser) -> None:
 
 def _add_search(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--nprobe", type=int, help="lists to search (twice the square root of their number; the reference: 1)"
+        "--nprobe",
+        metavar="N",
+        type=int,
+        help="lists to search (twice the square root of their number; the reference: 1)",
     )
-    command.add_argument("--use-gpus", action="store_true")
+    command.add_argument("--use-gpus", action="store_true", help="use GPUs, where faiss has some")
     command.add_argument("--shard-index", action="store_true", help="spread the index over the GPUs")
 
 
 def _add_shards(command: argparse.ArgumentParser, last: str) -> None:
     for option in ("--chunks", "--seq2chunk", "--chunk2seq", last):
-        command.add_argument(option, type=Path, nargs="+", required=True, help="one for each shard")
+        command.add_argument(
+            option,
+            metavar="FILE",
+            type=Path,
+            nargs="+",
+            required=True,
+            help=f"{_ARRAYS[option]}, one for each shard",
+        )
 
 
 def _stoppable(run: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> None:
@@ -403,8 +521,19 @@ def _prepare(arguments: argparse.Namespace) -> None:
         nprobe=arguments.nprobe,
         batch_size=arguments.batch_size,
     )
+    report: corpus.Report | None = None
+
+    def read():
+        nonlocal report
+        documents, report = reading.read(arguments)
+        return documents
+
+    files = [Path(file) for file in arguments.files]
+    for file in files:
+        if not file.exists():
+            raise InputError(f"There is no file {file}. Name files, or folders of them.")
     steps = prepare(
-        arguments.documents, arguments.out, tokenizer, lambda: open_embedder(arguments.embedder), settings
+        files, read, arguments.out, tokenizer, lambda: open_embedder(arguments.embedder), settings
     )
     name, show = "", _Throttled("")
     for step in steps:
@@ -414,6 +543,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
         if step.name != name:
             name, show = step.name, _Throttled(step.name)
         show(step.event)
+    if report is not None:
+        reading.tell(report)
     print(arguments.out / DATA_SPEC)
 
 

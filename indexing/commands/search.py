@@ -3,19 +3,19 @@
 import argparse
 import dataclasses
 
+from indexing.commands.declaring import add_json, declare
 from indexing.commands.shown import measured, print_json, progress
 from indexing.datastore import Datastore
 from indexing.retrievers import DEFAULT_RETRIEVER, RETRIEVERS, Found, allowed_chunks, open_lookup
 
 
 def add(commands) -> None:
-    command = commands.add_parser("search", help="find the chunks nearest to a text")
-    command.set_defaults(run=_search)
-    command.add_argument("name", metavar="NAME")
-    command.add_argument("text", metavar="TEXT")
-    command.add_argument("--k", type=int, default=3, help="how many (%(default)s)")
+    command = declare(commands, "search", _search, "find the chunks nearest to a text")
+    command.add_argument("name", metavar="NAME", help="a datastore")
+    command.add_argument("text", metavar="TEXT", help="what to look for, one query whatever its length")
+    command.add_argument("--k", metavar="N", type=int, default=3, help="chunks to find (%(default)s)")
     add_retriever_options(command)
-    command.add_argument("--json", action="store_true", help="print JSON for programs")
+    add_json(command)
 
 
 def add_retriever_options(command: argparse.ArgumentParser, leakage: bool = False) -> None:

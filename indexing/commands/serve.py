@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from indexing import paths
+from indexing.commands.declaring import declare
 from indexing.commands.shown import progress
 from indexing.datastore import Datastore
 from indexing.errors import ConfigError
@@ -14,13 +15,16 @@ from indexing.retrievers import DEFAULT_RETRIEVER
 
 def add(commands) -> None:
     # Without abbreviations, `--token SECRET` is refused instead of being taken for a file.
-    command = commands.add_parser("serve", help="answer programs over HTTP", allow_abbrev=False)
-    command.set_defaults(run=_serve)
+    command = declare(commands, "serve", _serve, "answer programs over HTTP", allow_abbrev=False)
     command.add_argument(
         "names", metavar="NAME", nargs="+", help="datastores; the first answers who asks for none by name"
     )
-    command.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    command.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (%(default)s)")
+    command.add_argument(
+        "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on (%(default)s)"
+    )
+    command.add_argument(
+        "--port", metavar="N", type=int, default=8000, help="port, 0 for any free one (%(default)s)"
+    )
     command.add_argument(
         "--retriever",
         metavar="FORM",

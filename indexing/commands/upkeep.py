@@ -9,6 +9,7 @@ from pathlib import Path
 from indexing.build import append, repair
 from indexing.bundle import SUFFIX, export, import_bundle
 from indexing.commands import reading
+from indexing.commands.declaring import add_json, declare
 from indexing.commands.shown import follow, print_json
 from indexing.datastore import Datastore
 from indexing.upkeep import compact, copy, delete, remove, rename, verify
@@ -17,9 +18,8 @@ _DOCUMENTS_SHOWN = 100
 
 
 def add(commands) -> None:
-    def command(name: str, help: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
-        parser = commands.add_parser(name, help=help)
-        parser.set_defaults(run=run)
+    def command(name: str, does: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        parser = declare(commands, name, run, does)
         parser.add_argument("name", metavar="NAME", help="a datastore")
         return parser
 
@@ -27,28 +27,30 @@ def add(commands) -> None:
     reading.add_files(parser)
 
     parser = command("documents", "show which documents a datastore has", _documents)
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    add_json(parser)
     parser.add_argument(
-        "--first", metavar="N", type=int, default=_DOCUMENTS_SHOWN, help="how many at most (%(default)s)"
+        "--first", metavar="N", type=int, default=_DOCUMENTS_SHOWN, help="show so many at most (%(default)s)"
     )
 
     parser = command("delete", "take documents out of a datastore", _delete)
     parser.add_argument("ids", metavar="ID", nargs="+", help="ids of documents, see `documents`")
 
-    command("compact", "free what deleted documents took, and join segments", _compact)
-    command("verify", "read every byte and compare it with what was written", _verify)
-    command("repair", "embed again what has damaged embeddings", _repair)
+    command("compact", "free the room of deleted documents, and join segments", _compact)
+    command("verify", "compare every byte of a datastore with what was written", _verify)
+    command("repair", "make damaged embeddings of a datastore anew", _repair)
 
     parser = command("rename", "give a datastore another name", _rename)
-    parser.add_argument("new_name", metavar="NEW-NAME")
-    parser = command("copy", "make a datastore of your own of another", _copy)
-    parser.add_argument("new_name", metavar="NEW-NAME")
+    parser.add_argument("new_name", metavar="NEW-NAME", help="the name it gets")
+    parser = command("copy", "make a datastore of your own of another one", _copy)
+    parser.add_argument("new_name", metavar="NEW-NAME", help="the name it gets")
     command("remove", "remove a datastore and everything in it", _remove)
 
     parser = command("export", "write a datastore to one file", _export)
-    parser.add_argument("file", metavar="FILE", type=Path, nargs="?", help=f"the file (NAME{SUFFIX})")
+    parser.add_argument(
+        "file", metavar="FILE", type=Path, nargs="?", help=f"the file to write (NAME{SUFFIX})"
+    )
     parser = command("import", "make a datastore of an exported file", _import)
-    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("file", metavar="FILE", type=Path, help="what `export` wrote")
 
 
 def _append(arguments: argparse.Namespace) -> None:

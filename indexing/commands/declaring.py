@@ -1,0 +1,18 @@
+"""How commands are declared, so that their --help pages read alike."""
+
+import argparse
+from collections.abc import Callable
+
+
+def declare(
+    commands, name: str, run: Callable[[argparse.Namespace], None], does: str, *aliases: str, **more
+) -> argparse.ArgumentParser:
+    """A command. `does` says it with a verb, in the list of commands and at the top of its own --help."""
+    description = f"{does[0].upper()}{does[1:]}."
+    command = commands.add_parser(name, aliases=aliases, help=does, description=description, **more)
+    command.set_defaults(run=run)
+    return command
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
