@@ -1,5 +1,6 @@
 """The commands people type: what they print, and how they fail."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from conftest import SENTENCES
 from fakes import HashingEmbedder
 
 from indexing import paths
-from indexing.cli import main
+from indexing.cli import _parser, main
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +157,15 @@ def test_help_needs_no_heavy_library():
     root = str(__import__("pathlib").Path(__file__).resolve().parent.parent)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert result.stdout.startswith("usage: python -m indexing") and result.stdout.endswith("[]\n")
+
+
+def test_every_command_and_option_says_what_it_is():
+    (commands,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    listed = {choice.dest: choice.help for choice in commands._choices_actions}
+    assert len(listed) > 20
+    for name, command in commands.choices.items():
+        wordless = [action.dest for action in command._actions if not action.help]
+        assert not wordless, f"{name}: {wordless}"
+        assert command.description and command.description[0].isupper() and command.description[-1] == "."
+    for name, does in listed.items():
+        assert does and does[0].islower() and does[-1] != ".", name
