@@ -20,7 +20,7 @@ from indexing import catalogue, files, paths
 from indexing.catalogue import State
 from indexing.datastore import Datastore, find
 from indexing.errors import DatastoreError
-from indexing.manifest import MANIFEST_FILE, SEGMENTS_FOLDER
+from indexing.manifest import MANIFEST_FILE, PROBES_FILE, SEGMENTS_FOLDER
 from indexing.segment import SEGMENT_FILES, check_content
 from indexing.tokenizer import TOKENIZER_FILE
 from indexing.upkeep import UpkeepEvent, copy
@@ -110,7 +110,8 @@ def _read_state(bundle: zipfile.ZipFile) -> State:
     if bundle.getinfo(STATE_FILE).file_size > _MAX_STATE_BYTES:
         raise ValueError(f"{STATE_FILE} is too large")
     state = State.from_json(json.loads(bundle.read(STATE_FILE)))
-    if {*state.files} != {MANIFEST_FILE, TOKENIZER_FILE} or not state.segments:
+    needed = {MANIFEST_FILE, TOKENIZER_FILE}
+    if not needed <= {*state.files} <= {*needed, PROBES_FILE} or not state.segments:
         raise ValueError("it does not hold what a datastore does")
     for segment in state.segments:
         if not _SEGMENT_NAME.fullmatch(segment.name) or {*segment.files} != {*SEGMENT_FILES}:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -24,13 +25,14 @@ from indexing import files, paths
 from indexing.catalogue import State
 from indexing.chunks import ChunkStore
 from indexing.corpus import Document
-from indexing.embedder import Embedder, is_same, open_embedder
+from indexing.embedder import Embedder, check_probes, is_same, open_embedder
 from indexing.errors import DatastoreError, InputError, MismatchError
 from indexing.flat import open_flat
 from indexing.index import Index, open_index
 from indexing.manifest import (
     INDEX_FOLDER,
     MANIFEST_FILE,
+    PROBES_FILE,
     SEGMENTS_FOLDER,
     birth,
     check_files,
@@ -40,12 +42,14 @@ from indexing.manifest import (
     read_manifest,
 )
 from indexing.neighbours import NO_CHUNK, Neighbours
-from indexing.segment import Label, Segment, stacked
+from indexing.segment import Label, Segment, read_array, stacked
 from indexing.tokenizer import Tokenizer
 
 # How often opening begins anew because somebody changes the datastore meanwhile.
 _TRIES = 10
 _ROWS_AT_ONCE = 1 << 16
+# Embedder -> the probes (8, d) that it answers as it should.
+_passed: WeakKeyDictionary[Embedder, set[bytes]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Datastore:
         tokenizer: Tokenizer,
         embedder: Embedder | None,
         identity: str,
+        probes: np.ndarray | None,
     ):
         self.path = path
         self.name = path.name
@@ -125,6 +130,7 @@ class Datastore:
         self.deleted = deleted  # (D,) bool
         self.alive = ~deleted[self.chunks.chunk2seq] if deleted.any() else np.ones(len(self.chunks), bool)
         self._embedder = embedder
+        self._probes = probes
         self._index: Index | None = None
         self._lock = threading.Lock()
 
@@ -190,7 +196,8 @@ class Datastore:
             gone = manifest["state"].deleted.get(segment.name, ()) if "state" in manifest else ()
             deleted[[first + number for number in gone]] = True
             first += segment.num_documents
-        return cls(path, manifest, segments, deleted, own, embedder, identity)
+        probes = np.array(read_array(path / PROBES_FILE)) if PROBES_FILE in manifest["files"] else None
+        return cls(path, manifest, segments, deleted, own, embedder, identity, probes)
 
     def current(self) -> "Datastore":
         """This snapshot if nothing has changed since, otherwise one of the datastore as it is now, with the
@@ -245,12 +252,17 @@ class Datastore:
 
     @property
     def embedder(self) -> Embedder:
-        """The embedder, loaded now if it was not yet. Raises MismatchError if it has changed since."""
+        """The embedder, loaded now if it was not yet. Raises MismatchError if it has changed since the datastore
+        was built: says that it is another one, or answers the probes otherwise."""
         with self._lock:
             if self._embedder is None:
                 embedder = open_embedder(self.embedder_name)
                 check_same("embedder", self.path, self.manifest["embedder"], embedder)
                 self._embedder = embedder
+            passed = _passed.setdefault(self._embedder, set())
+            if self._probes is not None and self._probes.tobytes() not in passed:
+                check_probes(self._embedder, self._probes, self.name)
+                passed.add(self._probes.tobytes())
             return self._embedder
 
     def retrieve(

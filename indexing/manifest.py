@@ -18,6 +18,7 @@ from indexing.segment import DOCUMENTS_FILE, EMBEDDINGS_FILE
 from indexing.tokenizer import TOKENIZER_FILE
 
 MANIFEST_FILE = "datastore.json"
+PROBES_FILE = "probes.npy"
 SEGMENTS_FOLDER = "segments"
 INDEX_FOLDER = "index"
 FORMAT = "retro-datastore"

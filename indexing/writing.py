@@ -14,7 +14,7 @@ from indexing import catalogue, files, paths
 from indexing.catalogue import FileFacts, SegmentRecord, State
 from indexing.chunks import CHUNKS_FILE
 from indexing.datastore import Datastore
-from indexing.embedder import Embedder
+from indexing.embedder import Embedder, probe_vectors
 from indexing.errors import DatastoreError
 from indexing.flat import write_segment
 from indexing.manifest import (
@@ -23,6 +23,7 @@ from indexing.manifest import (
     INDEX_FOLDER,
     MANIFEST_FILE,
     METRIC,
+    PROBES_FILE,
     SEGMENTS_FOLDER,
     file_facts,
     read_manifest,
@@ -150,6 +151,7 @@ def migrate(datastore: Datastore, folder: Path) -> None:
 def write_identity(folder: Path, tokenizer: Tokenizer, embedder: Embedder, chunk_size: int) -> None:
     """Write what a new datastore is made with into `folder`."""
     tokenizer.save(folder)
+    files.save_array(folder / PROBES_FILE, probe_vectors(embedder))
     facts = {
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
@@ -165,7 +167,8 @@ def _write_manifest(folder: Path, facts: dict) -> None:
 
 
 def identity_files(folder: Path) -> dict[str, FileFacts]:
-    return {name: file_facts(folder / name) for name in (MANIFEST_FILE, TOKENIZER_FILE)}
+    named = (MANIFEST_FILE, TOKENIZER_FILE, PROBES_FILE)  # the last is not in what was of format 1
+    return {name: file_facts(folder / name) for name in named if (folder / name).exists()}
 
 
 def segment_name(version: int) -> str:

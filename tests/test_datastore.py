@@ -139,6 +139,19 @@ def test_another_tokenizer_embedder_or_chunk_size_is_refused_with_both_names(dat
         datastore.retrieve(np.ones((1, 64), dtype=np.int64), 2)
 
 
+def test_an_embedder_that_only_claims_to_be_the_same_is_refused(datastore, tokenizer):
+    """Same name, same fingerprint, other weights."""
+
+    class Imposter(HashingEmbedder):
+        def embed(self, texts):
+            return np.roll(super().embed(texts), 1, axis=1)
+
+    opened = Datastore.open("notes", embedder=Imposter())
+    with pytest.raises(MismatchError, match="'notes' was built with the embedder 'hashing'.*other vectors"):
+        opened.search("bees", 1)
+    assert Datastore.open("notes", embedder=HashingEmbedder()).search("bees", 1)
+
+
 DAMAGES = ("flip", "cut", "gone", "zeros")
 
 
@@ -146,7 +159,7 @@ DAMAGES = ("flip", "cut", "gone", "zeros")
     ("name", "damage"),
     [
         *itertools.product((f"segments/000001/{name}" for name in SEGMENT_FILES), DAMAGES),
-        *itertools.product(["datastore.json", "tokenizer.json", "catalogue.db"], DAMAGES),
+        *itertools.product(["datastore.json", "tokenizer.json", "probes.npy", "catalogue.db"], DAMAGES),
     ],
 )
 def test_damage_is_found_and_named(datastore, name, damage):
