@@ -133,7 +133,6 @@ def test_two_processes_do_not_write_one_file(minilm, tmp_path):
 
 def test_more_chunks_than_allowed_lose_nothing(minilm, tmp_path, monkeypatch):
     monkeypatch.setattr(chunk_files, "_BLOCKS_AT_ONCE", 1)
-    monkeypatch.setattr(unfinished, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     out = files_in(tmp_path)
     with pytest.raises(InputError, match="at most 6 chunks .*document number 5, counted from 0, needs more"):
         list(write_chunks(edge_texts, minilm, out, 64, max_chunks=6))

@@ -9,7 +9,7 @@ where they were stopped.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from typing import Any
 from indexing import corpus, files
 from indexing.chunking import CHUNK_SIZE
 from indexing.embedder import Embedder
-from indexing.errors import CorpusError
-from indexing.pipeline.chunk_files import ChunkFiles, Texts, jsonl_texts, write_chunks
+from indexing.pipeline.chunk_files import ChunkFiles, write_chunks
 from indexing.pipeline.embedding_files import embed_chunks
 from indexing.pipeline.index_files import build_index, default_index_type, train_index
 from indexing.pipeline.neighbour_files import retrieve_neighbours
@@ -51,12 +50,13 @@ class Settings:
 
 def prepare(
     documents: Sequence[Path],
+    read: Callable[[], Iterable[corpus.Document | corpus.StreamedDocument]],
     out: Path,
     tokenizer: MarkedTokenizer,
     embedder: Callable[[], Embedder],
     settings: Settings = Settings(),
 ) -> Iterator[Step]:
-    """Make a training set of `documents` (files and folders of them) in the folder `out`.
+    """Make a training set of `documents` (files and folders of them) in the folder `out`; `read` reads them.
 
     Every chunk may be a neighbour of every other document's. The specs are written last, so that a folder
     with data.spec.json is complete. Raises what the steps raise.
@@ -69,13 +69,13 @@ def prepare(
         )
     }  # fmt: skip
     chunks, embeddings = paths["chunks.npy"], paths["chunks.embeddings.npy"]
-    found = _files(documents)
+    hashed = _hashed(documents)
     out.mkdir(parents=True, exist_ok=True)
     keep_tokenizer(tokenizer, out)
     record = _Record(out)
 
     made_from: dict[str, Any] = {
-        "documents": [[path.name, sha256(path)] for path in found],
+        "documents": hashed,
         "tokenizer": tokenizer.fingerprint,
         "marks": tokenizer.marks,
         "chunk_size": settings.chunk_size,
@@ -86,7 +86,10 @@ def prepare(
         made_from,
         outputs,
         lambda: write_chunks(
-            lambda: _texts(found), tokenizer, ChunkFiles(*(paths[o] for o in outputs)), settings.chunk_size
+            lambda: (document.pieces() for document in read()),
+            tokenizer,
+            ChunkFiles(*(paths[name] for name in outputs)),
+            settings.chunk_size,
         ),
     )
     encoder = embedder()
@@ -197,26 +200,10 @@ class _Record:
         return all(path.is_file() and sha256(path) == hashes.get(path.name) for path in paths)
 
 
-def _files(documents: Sequence[Path]) -> list[Path]:
-    """Files in order, folders by name with all below them that we can read."""
-    found: list[Path] = []
+def _hashed(documents: Sequence[Path]) -> list[list[str]]:
+    """[name, sha256] of each file, and of every file below each folder."""
+    found: list[tuple[str, Path]] = []
     for path in documents:
-        if path.is_dir():
-            inside = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-            found += sorted(file for file in inside if file.suffix.lower() in corpus.SUFFIXES)
-        else:
-            found.append(path)
-    if not found:
-        raise CorpusError("There are no documents to prepare. Name files, or folders that hold some.")
-    return found
-
-
-def _texts(found: Sequence[Path]) -> Texts:
-    """JSON lines as the reference reads them, everything else by our readers."""
-    for path in found:
-        if path.suffix.lower() == corpus.JSONL_SUFFIX:
-            with open(path, "rb") as file:
-                yield from jsonl_texts(file, path.name)
-        else:
-            for document in corpus.read_files([path]):
-                yield document.pieces()
+        below = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        found += [(str(file.relative_to(path.parent)), file) for file in below]
+    return [[name, sha256(file)] for name, file in found]
