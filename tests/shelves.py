@@ -1,6 +1,7 @@
 """A small datastore to retrieve from, and what retrievers are compared with: plain loops over its chunks."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 from conftest import SENTENCES
@@ -19,8 +20,8 @@ TEXTS = [
 ]
 
 
-def make(tokenizer, embedder, name: str = "shelf", texts: list[str] = TEXTS) -> Datastore:
-    documents = [Document(f"doc-{i}", f"Title {i}", text, f"line {i}") for i, text in enumerate(texts)]
+def make(tokenizer, embedder, name: str | Path = "shelf") -> Datastore:
+    documents = [Document(f"doc-{i}", f"Title {i}", text, f"line {i}") for i, text in enumerate(TEXTS)]
     for _ in build(name, documents, tokenizer, embedder, chunk_size=M):
         pass
     return Datastore.open(name, embedder=embedder)

@@ -7,6 +7,8 @@ import threading
 import numpy as np
 import pytest
 from conftest import SENTENCES
+from fakes import HashingEmbedder
+from serving import serving
 from shelves import TEXTS, M, best, make, plain_bm25, texts_of
 from tiny_models import tiny_model
 
@@ -45,9 +47,9 @@ LOCAL = ("dense", "bm25", "hybrid-rrf", "hybrid-rerank", "random:7")
 PLAIN = ("dense", "bm25", "random:7")  # whose order does not depend on how far they look
 
 
-@pytest.fixture
-def datastore(tokenizer, embedder) -> Datastore:
-    return make(tokenizer, embedder)
+@pytest.fixture(scope="module")
+def datastore(tokenizer, tmp_path_factory) -> Datastore:
+    return make(tokenizer, HashingEmbedder(), tmp_path_factory.mktemp("shelves") / "shelf")
 
 
 @pytest.fixture
@@ -274,7 +276,8 @@ def test_what_cannot_be_left_out_is_said(datastore):
         open_retriever("bm25", datastore).retrieve(np.ones((2, 3), dtype=np.int64), 1)
 
 
-def test_deleted_documents_are_never_found_and_appended_ones_are(datastore, embedder, asked):
+def test_deleted_documents_are_never_found_and_appended_ones_are(tokenizer, embedder, asked):
+    datastore = make(tokenizer, embedder)
     gone = {form: everything(datastore, form, asked).ids for form in LOCAL}
     documents = np.asarray(datastore.chunks.chunk2seq)
     delete("shelf", ["doc-0", "doc-6"])
@@ -412,6 +415,19 @@ def test_a_form_needs_a_datastore_unless_it_is_a_service():
         open_retriever("bm25", None)
     with pytest.raises(ServiceError):
         open_retriever("http://127.0.0.1:9", None)
+
+
+def test_a_service_is_a_retriever_like_the_others(datastore, asked, tokenizer):
+    later = np.roll(asked, -1, axis=0)
+    with serving(datastore) as address:
+        for options in ({}, {"exclude": ("doc-4",), "leakage": 0.3}, {"only": ("doc-1", "doc-7")}):
+            here = open_retriever("dense", datastore, **options)
+            there = open_retriever(f"{address}#shelf", None, tokenizer=tokenizer, **options)
+            asking = {"continuations": later} if options else {}
+            mine, theirs = (retriever.retrieve(asked, K, **asking) for retriever in (here, there))
+            assert (theirs.ids[:6] != NO_CHUNK).any() and theirs.measure == mine.measure
+            assert np.array_equal(mine.ids, theirs.ids) and np.array_equal(mine.tokens, theirs.tokens)
+            assert np.allclose(mine.distances, theirs.distances)
 
 
 @pytest.mark.parametrize("form", (*LOCAL, "off"))
