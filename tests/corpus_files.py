@@ -83,6 +83,6 @@ HTML = """<!doctype html><html><head><title> Rivers  of
 <pre>two
   spaces</pre><div>in<div>ner</div>outer</div></body></html>"""
 HTML_TEXT = (
-    "Home\n\nRivers\n\nThe Nile flows north.\nIt is long & old: é\n\nNile\nCongo\n\na\tb\nc\n\ntwo\n  spaces\n\n"
-    "in\nner\nouter"
+    "Home\n\nRivers\n\nThe Nile flows north.\nIt is long & old: é\n\n"
+    "Nile\nCongo\n\na\tb\nc\n\ntwo\n  spaces\n\nin\nner\nouter"
 )

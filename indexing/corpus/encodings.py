@@ -28,6 +28,7 @@ _COMMON = {
     "iso8859_2": 0.0, "iso8859_5": 0.1, "iso8859_7": 0.1, "iso8859_15": 0.1, "mac_roman": 0.1, "cp850": 0.1,
     "cp1257": 0.1,
 }  # fmt: skip
+_FOREIGN = bytes(range(128, 256))
 _MIN_FOREIGN = 6  # bytes beyond ASCII; fewer tell nothing about a language
 _MAX_CHAOS = 0.15
 _MARGIN = 0.03  # by which the best guess must lead those that would give another text
@@ -127,10 +128,7 @@ def marked(head: bytes) -> str | None:
 
 def guess_encoding(sample: bytes) -> str | None:
     """The encoding that makes `sample` a text, if one does so clearly better than all others."""
-    foreign = sum(byte > 127 for byte in sample[:10_000]) if len(sample) < 10_000 else None
-    if foreign is not None and foreign < _MIN_FOREIGN:
-        return None
-    if _is_broken_utf8(sample):
+    if _foreign(sample) < _MIN_FOREIGN or _is_broken_utf8(sample):
         return None
     from charset_normalizer import from_bytes
 
@@ -155,9 +153,13 @@ def guess_encoding(sample: bytes) -> str | None:
 def _is_broken_utf8(sample: bytes) -> bool:
     """Whether most characters beyond ASCII are proper UTF-8: then the others are damage, and any guess
     would garble the proper ones."""
-    proper = _MULTIBYTE.findall(sample)
-    odd = sum(byte > 127 for byte in _MULTIBYTE.sub(b"", sample))
-    return len(proper) > odd
+    rest, proper = _MULTIBYTE.subn(b"", sample)
+    return proper > _foreign(rest)
+
+
+def _foreign(data: bytes) -> int:
+    """How many bytes are beyond ASCII."""
+    return len(data) - len(data.translate(None, _FOREIGN))
 
 
 class _Odd(Exception):
