@@ -12,27 +12,30 @@ its place in that row.
 Paths in a spec are relative to it. The flat index is not stored, so "faiss_index" is null.
 """
 
-import os
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from indexing import catalogue, files
+from indexing import catalogue
 from indexing.catalogue import CATALOGUE_FILE
 from indexing.chunks import CHUNK2SEQ_FILE, CHUNKS_FILE, SEQ2CHUNK_FILE
 from indexing.errors import DatastoreError, InputError
 from indexing.index import FlatIndex
 from indexing.manifest import SEGMENTS_FOLDER
 from indexing.neighbours import NO_CHUNK
-from indexing.segment import EMBEDDINGS_FILE
+from indexing.pipeline.neighbour_files import QUERIES_AT_ONCE
+from indexing.pipeline.specs import write_data_spec, write_index_spec
+from indexing.pipeline.unfinished import sha256, write_rows
+from indexing.segment import EMBEDDINGS_FILE, Stacked
 from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
 
 INDEX_SPEC = "index.spec.json"
 DATA_SPEC = "data.spec.json"
 
-_QUERIES_AT_ONCE = 4096  # between two events: some seconds at 10^5 chunks
+_CHUNKS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,15 @@ class _Shard:
     documents: np.ndarray  # (N,) int64, numbered within the shard
     num_documents: int
     has_text: np.ndarray  # (N,) bool: False for chunks of deleted documents, and without ordinary tokens
+
+    @property
+    def files(self) -> dict[str, Path]:
+        return {
+            "chunks": self.folder / CHUNKS_FILE,
+            "seq2chunk": self.folder / SEQ2CHUNK_FILE,
+            "chunk2seq": self.folder / CHUNK2SEQ_FILE,
+            "embeddings": self.folder / EMBEDDINGS_FILE,
+        }
 
 
 def nearest_neighbours(
@@ -78,7 +90,8 @@ def precompute_neighbours(
     A chunk of a shard that is itself in the index gets no neighbour from its own document. The specs are
     written last, so that a folder with data.spec.json is complete.
 
-    Raises InputError (nothing to do), DatastoreError (not a shard, or embeddings of different widths).
+    Stopped and run again it goes on where it was. Raises InputError (nothing to do), DatastoreError (not a
+    shard, or embeddings of different widths).
     """
     if k < 1 or not query_shards or not index_shards:
         raise InputError(
@@ -100,29 +113,32 @@ def precompute_neighbours(
 
     first_document = np.cumsum([0, *(shard.num_documents for shard in indexed)])[:-1]
     documents = np.concatenate([s.documents + f for s, f in zip(indexed, first_document, strict=True)])
-    rows = np.flatnonzero(np.concatenate([shard.has_text for shard in indexed]))
-    vectors = np.concatenate([shard.embeddings for shard in indexed])[rows]
-    index = FlatIndex(vectors, documents[rows], ids=rows)
+    allowed = np.concatenate([shard.has_text for shard in indexed])
+    index = FlatIndex(Stacked([shard.embeddings for shard in indexed]), documents)
     first_of = {shard.folder: first for shard, first in zip(indexed, first_document, strict=True)}
+    hashes = [_hashes(shard) for shard in indexed]
 
-    names = []
+    described = []
     for number, shard in enumerate(asking):
         total = len(shard.embeddings)
-        neighbours = np.full((total, k), NO_CHUNK, dtype=np.int64)
         first = first_of.get(shard.folder)
-        for start in range(0, total, _QUERIES_AT_ONCE):
-            yield PrecomputeEvent(shard.name, start, total)
-            chunk_ids = np.arange(start, min(start + _QUERIES_AT_ONCE, total))
-            chunk_ids = chunk_ids[shard.has_text[chunk_ids]]
-            own = None if first is None else shard.documents[chunk_ids] + first
-            neighbours[chunk_ids] = index.search(shard.embeddings[chunk_ids], k, exclude=own)[0]
-        yield PrecomputeEvent(shard.name, total, total)
-        names.append(f"{number:02d}-{shard.name}.neighbours.npy")
-        files.save_array(out / names[-1], neighbours)
-    files.write_json(out / INDEX_SPEC, [_spec(shard, out, embeddings=True) for shard in indexed])
-    shards = [{**_spec(shard, out), "neighbours": name} for shard, name in zip(asking, names, strict=True)]
-    index_spec = {"faiss_index": None, "index_spec": INDEX_SPEC}
-    files.write_json(out / DATA_SPEC, {"shards": shards, "neighbours": index_spec})
+
+        def find(rows: slice, shard=shard, first=first) -> np.ndarray:
+            found = np.full((rows.stop - rows.start, k), NO_CHUNK, dtype=np.int64)
+            asks = np.flatnonzero(shard.has_text[rows])
+            ids = rows.start + asks
+            own = None if first is None else shard.documents[ids] + first
+            if len(ids):
+                found[asks] = index.search(shard.embeddings[ids], k, exclude=own, allowed=allowed)[0]
+            return found
+
+        output = out / f"{number:02d}-{shard.name}.neighbours.npy"
+        made_from = {"index": hashes, "queries": _hashes(shard), "k": k}
+        for done, _ in write_rows(output, made_from, np.int64, (total, k), find, QUERIES_AT_ONCE):
+            yield PrecomputeEvent(shard.name, done, total)
+        described.append({**shard.files, "neighbours": output})
+    write_index_spec(out / INDEX_SPEC, [shard.files for shard in indexed])
+    write_data_spec(out / DATA_SPEC, described, out / INDEX_SPEC)
 
 
 def _open(folder: Path) -> list[_Shard]:
@@ -152,18 +168,18 @@ def _open_shard(folder: Path, name: str, of: Path, deleted: Collection[int]) -> 
             f"Shard {name!r} has {len(tokens)} chunks, {len(documents)} document numbers and "
             f"{len(embeddings)} embeddings; expected as many of each. Build it again."
         )
-    has_text = np.ones(len(tokens), dtype=bool)
+    has_text = ~np.isin(documents, list(deleted))
     if (of / TOKENIZER_FILE).is_file():
         tokenizer = Tokenizer.load(of)
-        has_text = ((tokens != tokenizer.pad_id) & (tokens != tokenizer.end_id)).any(axis=1)
-    has_text &= ~np.isin(documents, list(deleted))
+        for start in range(0, len(tokens), _CHUNKS_AT_ONCE):
+            rows = slice(start, start + _CHUNKS_AT_ONCE)
+            has_text[rows] &= ~np.isin(tokens[rows], (tokenizer.pad_id, tokenizer.end_id)).all(axis=1)
     return _Shard(
         name, folder, embeddings, np.asarray(documents, dtype=np.int64), len(first_chunks), has_text
     )
 
 
-def _spec(shard: _Shard, out: Path, embeddings: bool = False) -> dict[str, str]:
-    names = {"chunks": CHUNKS_FILE, "seq2chunk": SEQ2CHUNK_FILE, "chunk2seq": CHUNK2SEQ_FILE}
-    if embeddings:
-        names["embeddings"] = EMBEDDINGS_FILE
-    return {key: os.path.relpath(shard.folder / name, out.resolve()) for key, name in names.items()}
+def _hashes(shard: _Shard) -> list[str]:
+    """Of everything that the neighbours depend on."""
+    text = hashlib.sha256(np.packbits(shard.has_text).tobytes()).hexdigest()
+    return [sha256(shard.files["embeddings"]), sha256(shard.files["chunk2seq"]), text]
