@@ -18,7 +18,7 @@ from retro_core.model import Retro
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", ["training", "generation", "imports", "trace"])
+@pytest.mark.parametrize("name", ["training", "generation", "imports", "trace", "words"])
 def test_each_benchmark_runs_and_ends_in_json(name):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--quick"], cwd=ROOT, capture_output=True, text=True
