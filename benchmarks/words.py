@@ -5,8 +5,8 @@
 Chunks of 45 words drawn by Zipf's law out of five million, so that the vocabulary grows with the corpus.
 Every case is a process of its own; its memory is what it held beyond what it started with. The library is
 given the same words as lists, all at once, as its `index` wants them; it is left out at 10^6, where these
-lists alone take gigabytes. Its index is in memory; ours is on the disk, mapped, and its sha256 is checked when
-it is opened.
+lists alone take gigabytes. Its index is in memory; ours is on the disk, mapped, and its sha256 is checked
+when it is opened.
 """
 
 import argparse
