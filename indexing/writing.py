@@ -119,7 +119,12 @@ def held(folder: Path) -> Iterator[Datastore]:
 def commit(folder: Path, state: State) -> None:
     """Make `state` the next version of the datastore in `folder`. Call it inside `changing`."""
     state = dataclasses.replace(state, version=state.version + 1)
-    catalogue.commit(folder, state)
+    try:
+        catalogue.commit(folder, state)
+    except BaseException:
+        with suppress(DatastoreError, OSError):  # on a full disk the new segment is what takes the room
+            sweep(folder, catalogue.read(folder))
+        raise
     sweep(folder, state)
     forget_vectors(folder)
 
