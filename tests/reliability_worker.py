@@ -255,14 +255,13 @@ def _every_connection(change: Callable[[str], str], first: str = "") -> None:
 
 
 def _lost_writes() -> None:
-    """Files whose writing ignores a full disk, as if nobody had looked at what `write` returns."""
+    """Files that drop what does not fit on the disk, as if nobody had looked at how writing went."""
     opening = builtins.open
 
-    def opened(*args: Any, **options: Any) -> Any:
-        file = opening(*args, **options)
-        if "w" in (args[1] if len(args) > 1 else options.get("mode", "r")):
-            return _Careless(file)
-        return file
+    def opened(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if mode == "wb" and not isinstance(file, int):
+            return _Careless(opening(file, mode, buffering=0))
+        return opening(file, mode, *args, **options)
 
     builtins.open = opened
 
@@ -278,17 +277,17 @@ class _Careless:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._file.close()
 
     def write(self, data: Any) -> int:
+        before = self._file.tell()
+        length = memoryview(data).nbytes
+        written = 0
         with contextlib.suppress(OSError):
-            self._file.write(data)
-            self._file.flush()
-        return len(data)
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
+            written = self._file.write(data)
+        if written < length:
+            self._file.truncate(before)
+        return length
 
 
 class _EqualToAll(str):

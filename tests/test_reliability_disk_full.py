@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reliability_worker import amount, in_a_child
+from reliability_worker import FULL, amount, in_a_child
 from reliability_world import ABSENT, BASE, Step, make, state
 
 from indexing.errors import RetroError
@@ -71,7 +71,7 @@ class FullDisks:
         shutil.copytree(self.before, work / "after")
         in_a_child(self.step.run, work / "after" / "notes")
         self.new = in_a_child(state, work / "after" / "notes")
-        self.least, self.enough = used(self.before), 64 << 20
+        self.least, self.enough = used(self.before), 2 << 20
         low = self.least
         while self.enough - low > 4096:  # what the step needs, old and new files together
             middle = (low + self.enough) // 2
@@ -134,9 +134,8 @@ def test_a_full_disk_changes_nothing(full_disks):
 def test_a_writer_that_does_not_look_at_its_writes_is_found_out(full_disks):
     """The control."""
     rng = random.Random(6)
-    sizes = [rng.uniform(full_disks.least, full_disks.enough) for _ in range(8)]
-    verdicts = [full_disks.trial(int(size), ("lost writes",)) for size in sizes]
-    assert set(verdicts) - {"", "fits"}
+    sizes = (rng.uniform(full_disks.least, full_disks.enough) for _ in range(15))
+    assert any(full_disks.trial(int(size), ("lost writes",)) not in ("", "fits") for size in sizes)
 
 
 # ---- A disk that fails -------------------------------------------------------------------------------------
@@ -178,7 +177,8 @@ def test_whichever_call_fails_the_old_or_the_new_version_stays(tmp_path, kind):
     sentence, calls = in_a_child(fail_at, 0, tmp_path / "whole" / "notes", step)
     new = in_a_child(state, tmp_path / "whole" / "notes")
     assert not sentence and calls and old != new
-    for nth in range(1, calls + 1):
+    rng = random.Random(9)
+    for nth in range(1, calls + 1) if FULL else sorted(rng.sample(range(1, calls + 1), min(10, calls))):
         path = tmp_path / f"failing-{nth}" / "notes"
         shutil.copytree(start, path.parent)
         sentence, _ = in_a_child(fail_at, nth, path, step)
