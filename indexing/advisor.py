@@ -125,6 +125,19 @@ def advise(n: int, dim: int, ram_budget_bytes: int | None = None, deletes: bool 
     return _advice(small, max(1, nlist // 32), 40, n, dim, 0.95, reason)
 
 
+def advice_for(settings: IndexSettings, n: int, dim: int) -> Advice:
+    """The advisor's, or what to expect of the factory string that the settings ask for."""
+    if not settings.factory:
+        return advise(n, dim, settings.ram_mb * 10**6 or None, settings.deletes)
+    factory = settings.factory
+    coarse = any(word in factory for word in ("PQ", "RaBitQ", "SQ4"))
+    lists = lists_in(factory)
+    return Advice(
+        factory, max(1, lists // 64) if lists else 32, 40 if coarse else 4, ram_of(factory, n, dim),
+        build_seconds(factory, n, dim), settings.recall, "Asked for.",
+    )  # fmt: skip
+
+
 def lists_for(n: int) -> int:
     """The power of two nearest to 4 √n, and never more than n / 39."""
     power = 2 ** round(math.log2(4 * math.sqrt(max(1, n))))

@@ -24,13 +24,9 @@ from indexing import files
 from indexing.advisor import (
     TRAINING_PER_LIST,
     TRAINING_ROUNDS,
-    Advice,
     IndexSettings,
-    advise,
-    build_seconds,
+    advice_for,
     check_factory,
-    lists_in,
-    ram_of,
     said_by_faiss,
 )
 from indexing.errors import ConfigError
@@ -51,7 +47,7 @@ _ABANDONED_SECONDS = 3600
 _LEAST_CANDIDATES = 32
 _MOST_CANDIDATES = 160  # per neighbour, when looking for enough recall
 _MARGIN = 0.4  # of the missing recall
-_MOST_STEPS = 12  # towards enough recall
+_MOST_STEPS = 8  # towards enough recall
 _RECALLED = 10  # recall is measured among so many neighbours
 
 _verified: set[tuple] = set()  # (device, inode, time of change, size) of files whose checksum was right
@@ -195,8 +191,7 @@ def build(
 
     since = time.perf_counter()
     n, dim = vectors.shape
-    budget = settings.ram_mb * 10**6 or None
-    advice = advice_for(settings, n, dim, budget)
+    advice = advice_for(settings, n, dim)
     check_factory(advice.factory, n, dim)
     index = faiss.index_factory(dim, advice.factory, faiss.METRIC_L2)
     yield from _train(index, vectors, alive, advice.factory, settings.use_gpus)
@@ -227,19 +222,6 @@ def build(
         "done", 1, 1, f"{message}{about.factory} finds {about.recall_at_10:.1%} of the nearest 10."
     )
     return built
-
-
-def advice_for(settings: IndexSettings, n: int, dim: int, budget: int | None) -> Advice:
-    """The advisor's, or what to expect of the factory string that the settings ask for."""
-    if not settings.factory:
-        return advise(n, dim, budget, settings.deletes)
-    factory = settings.factory
-    coarse = any(word in factory for word in ("PQ", "RaBitQ", "SQ4"))
-    lists = lists_in(factory)
-    return Advice(
-        factory, max(1, lists // 64) if lists else 32, 40 if coarse else 4, ram_of(factory, n, dim),
-        build_seconds(factory, n, dim), settings.recall, "Asked for.",
-    )  # fmt: skip
 
 
 def _train(

@@ -14,7 +14,7 @@ from pathlib import Path
 from indexing import paths
 from indexing.build import build, check_free
 from indexing.chunking import CHUNK_SIZE
-from indexing.commands import embedding, pipeline, reading, search, serve, upkeep
+from indexing.commands import embedding, index, pipeline, reading, search, serve, upkeep
 from indexing.commands.declaring import add_json, declare
 from indexing.commands.shown import follow, print_json, progress
 from indexing.datastore import Datastore, list_datastores
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add_json(command)
 
     upkeep.add(commands)
+    index.add(commands)
     serve.add(commands)
 
     command = declare(commands, "neighbours", _neighbours, "find the neighbours of datastores to train on")

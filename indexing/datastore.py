@@ -28,7 +28,14 @@ from indexing.corpus import Document
 from indexing.embedder import Embedder, check_probes, is_same, open_embedder
 from indexing.errors import DatastoreError, InputError, MismatchError
 from indexing.flat import open_flat
-from indexing.index import Index, open_index
+from indexing.index import (
+    Index,
+    IndexEvent,
+    IndexSettings,
+    build_index,
+    open_index,
+    remembered_settings,
+)
 from indexing.manifest import (
     INDEX_FOLDER,
     MANIFEST_FILE,
@@ -252,8 +259,8 @@ class Datastore:
 
     @property
     def embedder(self) -> Embedder:
-        """The embedder, loaded now if it was not yet. Raises MismatchError if it has changed since the datastore
-        was built: says that it is another one, or answers the probes otherwise."""
+        """The embedder, loaded now if it was not yet. Raises MismatchError if it is another than the one the
+        datastore was built with, by what it says of itself or by what it answers to the probes."""
         with self._lock:
             if self._embedder is None:
                 embedder = open_embedder(self.embedder_name)
@@ -399,23 +406,41 @@ class Datastore:
             result[rows] = ~np.isin(self.chunks.tokens[rows], marks).all(axis=1)
         return result
 
+    @property
+    def keeps_index(self) -> bool:
+        """Whether a built index can be kept: not for what ships with the product, nor in format 1."""
+        return self._index_folder() is not None
+
+    def index_settings(self) -> IndexSettings:
+        """What the index was asked to be like; the defaults if nobody asked."""
+        return remembered_settings(self._index_folder()) or IndexSettings()
+
+    def build_index(self, settings: IndexSettings | None = None) -> Iterator[IndexEvent]:
+        """Make the index that `settings` ask for, from now on; the generator returns the `Index`. Searching
+        makes it too, but says nothing meanwhile. Raises ConfigError if the chunks are too few for it."""
+        index = yield from build_index(*self._rows(), self._index_folder(), settings)
+        with self._lock:
+            self._index = index
+        return index
+
     def _open_index(self) -> Index:
-        """Over the chunks that say something: an end mark alone is nobody's neighbour."""
         with self._lock:
             if self._index is None:
-                state = self.state
-                kept = state is not None and not paths.is_bundled(self.path)
-                parts = [(self.fingerprint, len(self.chunks))]
-                if state is not None:
-                    parts = [(segment.fingerprint, segment.num_chunks) for segment in state.segments]
-                self._index = open_index(
-                    self.embeddings,
-                    self.chunks.chunk2seq,
-                    self.alive & self._has_text(),
-                    parts,
-                    folder=self.path / INDEX_FOLDER if kept else None,
-                )
+                self._index = open_index(*self._rows(), self._index_folder())
             return self._index
+
+    def _rows(self) -> tuple:
+        """Vectors, documents, which can be found, and of which segments they are; see `open_index`. Only
+        chunks that say something can be found: an end mark alone is nobody's neighbour."""
+        parts = [(self.fingerprint, len(self.chunks))]
+        if self.state is not None:
+            parts = [(segment.fingerprint, segment.num_chunks) for segment in self.state.segments]
+        return self.embeddings, self.chunks.chunk2seq, self.alive & self._has_text(), parts
+
+    def _index_folder(self) -> Path | None:
+        if self.state is None or paths.is_bundled(self.path):
+            return None
+        return self.path / INDEX_FOLDER
 
 
 class Documents(Sequence[Document]):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from indexing import built, files
-from indexing.advisor import TAIL_ROWS, TAIL_SHARE, Advice, IndexSettings
+from indexing.advisor import TAIL_ROWS, TAIL_SHARE, Advice, IndexSettings, advice_for, check_factory
 from indexing.built import INDEX_FILE, About, BuiltIndex, IndexEvent, Parts
 from indexing.errors import ConfigError, InputError
 from indexing.exact import (
@@ -32,7 +32,18 @@ from indexing.exact import (
 )
 from indexing.neighbours import NO_CHUNK
 
-__all__ = ["NO_DOCUMENT", "FlatIndex", "Index", "IndexSettings", "build_index", "open_index"]
+__all__ = [
+    "NO_DOCUMENT",
+    "Advice",
+    "FlatIndex",
+    "Index",
+    "IndexEvent",
+    "IndexSettings",
+    "advice_for",
+    "build_index",
+    "open_index",
+    "remembered_settings",
+]
 
 SETTINGS_FILE = "settings.json"
 # Of so few allowed rows, reading all is as quick as anything and finds all.
@@ -189,7 +200,7 @@ def build_index(
     documents: np.ndarray,
     alive: np.ndarray,
     parts: Parts,
-    folder: Path,
+    folder: Path | None,
     settings: IndexSettings | None = None,
 ) -> Iterator[IndexEvent]:
     """Build what `open_index` would use and keep it in `folder`, with the settings; events tell how far it
@@ -199,10 +210,11 @@ def build_index(
     Raises ConfigError if the settings do not fit to the vectors.
     """
     if settings is not None:
-        chosen = built.advice_for(settings, *vectors.shape, settings.ram_mb * 10**6 or None)
+        chosen = advice_for(settings, *vectors.shape)
         if not chosen.exact:
-            built.check_factory(chosen.factory, *vectors.shape)
-        remember_settings(folder, settings)
+            check_factory(chosen.factory, *vectors.shape)
+        if folder is not None:
+            remember_settings(folder, settings)
     index = yield from _open(
         vectors, documents, alive, parts, folder, settings or remembered_settings(folder) or IndexSettings()
     )
@@ -225,7 +237,7 @@ def _open(
             f"Expected a document, a truth value and a place in a segment for each of {n} rows, got "
             f"{len(documents)}, {len(alive)} and {sum(rows for _, rows in parts)}."
         )
-    advice = built.advice_for(settings, n, dim, settings.ram_mb * 10**6 or None)
+    advice = advice_for(settings, n, dim)
     index = None
     if not advice.exact:
         if folder is not None:

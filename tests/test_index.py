@@ -139,7 +139,8 @@ def test_all_vectors_alike():
     assert exact.search(np.zeros((1, DIM)), 3)[0].tolist() == [[0, 1, 2]]
 
 
-def test_a_document_that_crowds_everything_out():
+def test_a_document_that_crowds_everything_out(monkeypatch):
+    monkeypatch.setattr("indexing.built._SAMPLED_QUERIES", 11)
     chance = np.random.default_rng(3)
     near = 0.01 * chance.normal(size=(2003, DIM)) + 1
     far = chance.normal(size=(7, DIM))
