@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexing.corpus import Document, Report, noting_repeats
+from indexing.corpus import Document, Report
 from indexing.corpus import duplicates as module
-from indexing.corpus.duplicates import NEARLY, normalised, sketch
+from indexing.corpus.duplicates import NEARLY, normalised, noting_repeats, sketch
 from indexing.errors import CorpusError
 
 BEGINS = ("tor", "bel", "mun", "ska", "dri", "pon", "gul")

@@ -18,7 +18,8 @@ from indexing.build import BuildEvent
 from indexing.build import build as build_datastore
 from indexing.chunking import CHUNK_SIZE
 from indexing.chunks import tokenize
-from indexing.corpus import SUFFIXES, Document, Report, noting_repeats, read_files, read_text
+from indexing.corpus import SUFFIXES, Document, Report, read_files, read_text
+from indexing.corpus.duplicates import noting_repeats
 from indexing.errors import CorpusError, InputError
 from retro_core.config import GenerationConfig, bounds
 

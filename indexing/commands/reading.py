@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 from indexing import corpus
+from indexing.corpus.duplicates import noting_repeats
 from indexing.corpus.rows import BadRows
 
 
@@ -32,7 +33,7 @@ def read(arguments: argparse.Namespace) -> tuple[Iterator[corpus.Document], corp
     documents = corpus.read_files(
         arguments.files, column=arguments.text_column, bad_rows=arguments.bad_rows, report=report
     )
-    return corpus.noting_repeats(documents, report), report
+    return noting_repeats(documents, report), report
 
 
 def tell(report: corpus.Report) -> None:

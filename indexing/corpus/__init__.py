@@ -9,12 +9,11 @@ rows        tables: .jsonl, .csv, .parquet, and what is done about bad rows
 parse       web pages, PDF, Word and Parquet files, in a `child` process with limits
 archives    .zip
 encodings   which one a file is in
-duplicates  documents that repeat earlier ones
+duplicates  documents that repeat earlier ones; apart, so that the child need not import numpy
 """
 
 from indexing.corpus.child import Limits
 from indexing.corpus.documents import Document, StreamedDocument, display_name
-from indexing.corpus.duplicates import noting_repeats
 from indexing.corpus.reading import JSONL_SUFFIX, SUFFIXES, read_files, read_text
 from indexing.corpus.report import Report
 
@@ -26,7 +25,6 @@ __all__ = [
     "Report",
     "StreamedDocument",
     "display_name",
-    "noting_repeats",
     "read_files",
     "read_text",
 ]
