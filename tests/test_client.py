@@ -227,6 +227,12 @@ def bomb(claimed: int | None = None) -> bytes:
     return data
 
 
+def twice() -> bytes:
+    """A ZIP with two members of one name."""
+    data = zipped({**GOOD, "distancez": GOOD["distances"]})
+    return data.replace(b"distancez", b"distances")
+
+
 def without(*names: str) -> dict:
     return {name: array for name, array in GOOD.items() if name not in names}
 
@@ -236,6 +242,7 @@ BAD_ANSWERS = {
     "nothing": (b"", "it is not a ZIP file"),
     "raw": (zipped({name: array.tobytes() for name, array in GOOD.items()}), "does not begin like a .npy"),
     "one missing": (zipped(without("embeddings")), "it holds 'distances', 'indices' instead of distances,"),
+    "twice": (twice(), "instead of distances, indices, embeddings"),
     "one more": (zipped({**GOOD, "../../etc/passwd": b"x"}), "instead of distances, indices, embeddings"),
     "pickle": (zipped({**GOOD, "indices": np.array([[None]], dtype=object)}), "indices: it holds object"),
     "type": (zipped({**GOOD, "indices": GOOD["distances"]}), "indices holds float32 instead of int64"),
@@ -448,6 +455,24 @@ def test_a_server_that_is_gone_is_left_alone_for_a_while():
     assert client.search(["bees"], 1) == [[]]
     answers.append(httpx.Response(200, json={"hits": [[]]}))
     assert client.search(["bees"], 1) == [[]]
+
+
+def test_after_the_rest_one_call_tries_and_the_others_rest_on():
+    clock, inner = Clock(), []
+
+    def respond(request):
+        if clock.now > 1030:
+            with pytest.raises(ServiceError, match="is not asked for another 30 s"):
+                inner.append(client.search(["bees"], 1))  # what another thread does meanwhile
+            return httpx.Response(200, json={"hits": [[]]})
+        raise httpx.ConnectError("refused", request=request)
+
+    client = timing_client(respond, clock)
+    for _ in range(3):
+        with pytest.raises(ServiceError):
+            client.search(["bees"], 1)
+    clock.now += 31
+    assert client.search(["bees"], 1) == [[]] and not inner
 
 
 def test_what_may_pass_is_tried_again_and_what_is_refused_is_not():
