@@ -6,6 +6,8 @@ imported, not the ten seconds of sentence-transformers. The vectors are the same
 
 Precisions
     exact   float32; on a CUDA device float16, whose vectors agree to a cosine of 0.99999
+    bf16    products in bfloat16, the rest in float32: for processors that have instructions for it, which is
+            measured; on others, where it would be ten times slower, the same as exact
     int8    weights of 7 bits in int8, every token's activations in 8 bits, sums in int32. Two products of an
             8-bit and a 7-bit number fit into 16 bits, so the instructions of processors without VNNI cannot
             overflow: they give the same vectors as those with it, only more slowly.
@@ -13,6 +15,7 @@ Precisions
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -24,7 +27,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["exact", "int8"]
+Precision = Literal["exact", "bf16", "int8"]
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -88,7 +91,7 @@ class BertEmbedder:
 
         self.name, self.dim = name, encoder.width
         self.encoder, self.precision, self._folder = encoder, precision, folder
-        self.device = "cuda" if precision == "exact" and torch.cuda.is_available() else "cpu"
+        self.device = "cuda" if precision != "int8" and torch.cuda.is_available() else "cpu"
         self._type = torch.float16 if self.device == "cuda" else torch.float32
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         self._tokenizer.no_padding()
@@ -97,6 +100,8 @@ class BertEmbedder:
         # Checkpoints of some libraries have the name of the whole in front of every part's.
         self._weights = {name.removeprefix("bert."): value for name, value in weights.items()}
         linear = _int8_linear if precision == "int8" else _linear
+        if precision == "bf16" and self.device == "cpu" and _bf16_pays():
+            linear = _bf16_linear
         self._embedding = self._get("embeddings.word_embeddings.weight")
         # All tokens are of type 0, so its vector belongs to every position.
         types = self._get("embeddings.token_type_embeddings.weight")
@@ -132,6 +137,10 @@ class BertEmbedder:
             found = self._tokenizer.encode_batch_fast(list(texts[rows]))
             self._fill([encoding.ids for encoding in found], vectors[rows])
         return vectors
+
+    def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """n texts -> (n,) int64: tokens that are read of each, with the marks at both ends."""
+        return np.array([len(found.ids) for found in self._tokenizer.encode_batch_fast(list(texts))])
 
     @property
     def num_pieces(self) -> int:
@@ -218,6 +227,31 @@ def _linear(weight: "torch.Tensor", bias: "torch.Tensor") -> Callable:
     from torch.nn import functional as F
 
     return lambda x: F.linear(x, weight, bias)
+
+
+def _bf16_linear(weight: "torch.Tensor", bias: "torch.Tensor") -> Callable:
+    """What is added up from layer to layer stays in float32."""
+    import torch
+    from torch.nn import functional as F
+
+    weight, bias = weight.to(torch.bfloat16), bias.to(torch.bfloat16)
+    return lambda x: F.linear(x.to(torch.bfloat16), weight, bias)
+
+
+def _bf16_pays() -> bool:
+    """Whether this processor multiplies in bfloat16 faster than in float32; 20 ms."""
+    import torch
+
+    seconds = {}
+    for kind in (torch.float32, torch.bfloat16):
+        rows, weight = torch.ones(512, 384, dtype=kind), torch.ones(384, 384, dtype=kind)
+        taken = []
+        for _ in range(5):
+            since = time.perf_counter()
+            rows @ weight
+            taken.append(time.perf_counter() - since)
+        seconds[kind] = min(taken)
+    return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
 
 
 def _int8_linear(weight: "torch.Tensor", bias: "torch.Tensor") -> Callable:

@@ -17,14 +17,16 @@ from typing import Protocol
 import numpy as np
 
 from indexing import static
-from indexing.bert import BertEmbedder, Encoder
+from indexing.bert import BertEmbedder, Encoder, Precision
 from indexing.errors import DatastoreError, MismatchError
 from indexing.static import DistilEvent, StaticEmbedder
 
 DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
 INT8_EMBEDDER = f"{DEFAULT_EMBEDDER}-int8"
+BF16_EMBEDDER = f"{DEFAULT_EMBEDDER}-bf16"
 STATIC_EMBEDDER = f"static-{DEFAULT_EMBEDDER}"
-EMBEDDERS = (DEFAULT_EMBEDDER, INT8_EMBEDDER, STATIC_EMBEDDER)
+EMBEDDERS = (DEFAULT_EMBEDDER, BF16_EMBEDDER, INT8_EMBEDDER, STATIC_EMBEDDER)
+_PRECISIONS: dict[str, Precision] = {BF16_EMBEDDER: "bf16", INT8_EMBEDDER: "int8"}
 
 # What they answer tells whether two embedders are the same: plain and odd, short and longer than is read.
 PROBES = (
@@ -69,7 +71,7 @@ def open_embedder(name: str = DEFAULT_EMBEDDER) -> Embedder:
     if encoder is None:
         return SentenceTransformerEmbedder(name)
     try:
-        return BertEmbedder(name, folder, encoder, "int8" if name == INT8_EMBEDDER else "exact")
+        return BertEmbedder(name, folder, encoder, _PRECISIONS.get(name, "exact"))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _cannot_load(name, error) from error
 
@@ -86,10 +88,15 @@ def describe(name: str) -> str:
     """What choosing this embedder means, in a sentence or two."""
     if name == DEFAULT_EMBEDDER:
         return f"{name}: the exact encoder. This is the slowest part of a build: about 100 chunks a second."
+    if name == BF16_EMBEDDER:
+        return (
+            f"{name}: the default with fewer digits. Several times as fast on processors with AMX, where 99 "
+            "of 100 neighbours are the default's; on processors without bfloat16 the same as the default."
+        )
     if name == INT8_EMBEDDER:
         return (
-            f"{name}: the default's weights in whole numbers. About twice as fast; about nine of ten "
-            "neighbours are the default's, the others nearly as near."
+            f"{name}: the default's weights in whole numbers. Nearly twice as fast on any processor; about "
+            "nine of ten neighbours are the default's, the others nearly as near."
         )
     if name == STATIC_EMBEDDER:
         return (
@@ -187,7 +194,8 @@ def _packaged_minilm() -> Path:
 
 
 def _cannot_load(name: str, error: Exception) -> DatastoreError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return DatastoreError(
-        f"Cannot load the embedder {name!r}: {error}. Expected one of {', '.join(EMBEDDERS)}, the folder of "
+        f"Cannot load the embedder {name!r}: {reason}. Expected one of {', '.join(EMBEDDERS)}, the folder of "
         "a sentence-transformers model, or a hub id with a network."
     )

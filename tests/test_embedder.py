@@ -181,6 +181,15 @@ def test_whole_numbers_stay_near_and_cannot_overflow(model):
     assert ((numbers * scale[:, None] - weight).abs() <= scale[:, None] / 2 + 1e-7).all()
 
 
+@pytest.mark.parametrize("pays", [True, False])
+def test_bfloat16_is_used_where_it_pays_only(model, monkeypatch, pays):
+    monkeypatch.setattr("indexing.bert._bf16_pays", lambda: pays)
+    exact, half = opened(model), opened(model, "bf16")
+    cosines = (exact.embed(TEXTS) * half.embed(TEXTS)).sum(axis=1)
+    assert cosines.min() > 0.999 and (cosines.min() < 0.999999) == pays
+    assert exact.fingerprint != half.fingerprint and half.old_fingerprint is None
+
+
 @pytest.mark.parametrize(
     "file, change",
     [
@@ -320,7 +329,7 @@ def test_a_damaged_table_is_distilled_anew(packaged, damage, tmp_path, monkeypat
 
 def test_a_choice_is_described():
     described = [describe(name) for name in (*EMBEDDERS, "some/model")]
-    assert len(set(described)) == 4 and "another retriever" in describe(STATIC_EMBEDDER)
+    assert len(set(described)) == 5 and "another retriever" in describe(STATIC_EMBEDDER)
 
 
 @pytest.mark.slow
