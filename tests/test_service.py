@@ -21,6 +21,7 @@ from urllib.request import Request, urlopen
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from conftest import SENTENCES
 from fakes import HashingEmbedder
 from serving import serving
@@ -205,6 +206,7 @@ def test_search_gives_text_continuation_origin_and_distance(http, datastore):
             for hit in expected
         ]  # fmt: skip
     assert "東京" in http.post("/v1/search", json={"texts": ["東京"]}).text  # readable in a terminal
+    assert json.loads(service._dump("東京 \ud800")) == "東京 \ud800"  # what JSON can spell and UTF-8 cannot
 
 
 def test_retrieve_gives_what_the_datastore_gives(http, datastore):
@@ -727,6 +729,17 @@ def test_ctrl_c_stops_cleanly():
     _, errors = process.communicate(timeout=10)
     assert process.returncode == 130 and "Traceback" not in errors and "SECRET" not in errors
     assert "POST /v1/search 200, " in errors and errors.splitlines()[-1].startswith("stopped")
+
+
+def test_nprobe_is_kept_for_the_index(tokenizer, monkeypatch):
+    list(build("probed", [Document("a", "A", SENTENCES[0], "x")], tokenizer, HashingEmbedder(), chunk_size=M))
+    monkeypatch.setattr("indexing.datastore.open_embedder", lambda name: HashingEmbedder())
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: None)
+    assert main(["serve", "probed", "--port", "0", "--nprobe", "37"]) == 0
+    assert Datastore.open("probed").index_settings().nprobe == 37
+    assert main(["serve", "probed", "--port", "0"]) == 0
+    assert Datastore.open("probed").index_settings().nprobe == 37
+    assert main(["serve", "probed", "--port", "0", "--nprobe", "-1"]) == 2
 
 
 def test_the_documentation_asks_what_is_answered(url):

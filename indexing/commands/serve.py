@@ -1,6 +1,7 @@
 """python -m indexing serve: answer programs over HTTP, see docs/service.md."""
 
 import argparse
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from indexing.commands.declaring import declare
 from indexing.commands.shown import progress
 from indexing.datastore import Datastore
 from indexing.errors import ConfigError
+from indexing.index import IndexSettings
 from indexing.retrievers import DEFAULT_RETRIEVER
 
 
@@ -31,6 +33,12 @@ def add(commands) -> None:
         action="append",
         help=f"what requests may choose to look with ({DEFAULT_RETRIEVER}), see `search --help`; may be "
         "given several times, the first answers who chooses none",
+    )
+    command.add_argument(
+        "--nprobe",
+        metavar="N",
+        type=int,
+        help="lists of an IVF index that a query reads, as `index --nprobe` sets it",
     )
     command.add_argument(
         "--token-file",
@@ -60,6 +68,9 @@ def _serve(arguments: argparse.Namespace) -> None:
     server = service.server(library, arguments.host, token, arguments.host_name)
     with service.listen(arguments.host, arguments.port) as listening:
         print(f"opening {', '.join(library.names)}", file=sys.stderr, flush=True)
+        for datastore in datastores:
+            for built in datastore.build_index(_settings(datastore, arguments.nprobe)):
+                progress(built.message or built.stage, built.done, built.total)
         for event in library.prepare():
             progress("indexing words", event.done, event.total)
         host, port = listening.getsockname()[:2]
@@ -70,6 +81,10 @@ def _serve(arguments: argparse.Namespace) -> None:
         )
         logging.getLogger("httpx").setLevel(logging.WARNING)
         server.run(sockets=[listening])
+
+
+def _settings(datastore: Datastore, nprobe: int | None) -> IndexSettings | None:
+    return None if nprobe is None else dataclasses.replace(datastore.index_settings(), nprobe=nprobe)
 
 
 def _read_token(file: Path) -> str:
