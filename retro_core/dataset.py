@@ -24,6 +24,8 @@ from indexing.pipeline.specs import (
 )
 from retro_core.config import RetroConfig
 
+_LOOKED_AT = 4096  # chunks
+
 
 @dataclass(frozen=True)
 class Window:
@@ -54,7 +56,7 @@ class RetroDataset:
 
     def __init__(self, spec: Path, model: RetroConfig, num_neighbours: int, max_len: int):
         self.pad_id, self.num_neighbours = model.pad_token_idx, num_neighbours
-        self.chunk_size = model.chunk_size
+        self.chunk_size, self.num_embeddings = model.chunk_size, model.num_embeddings
         shards, index_spec = read_data_spec(spec)
         self.shards = [open_chunks(shard, self.pad_id) for shard in shards]
         self.neighbours = [open_array(shard["neighbours"], 2) for shard in shards]
@@ -72,6 +74,13 @@ class RetroDataset:
                 raise InputError(
                     f"The model's chunk_size is {m}, but {spec} has chunks of {store.chunk_size} tokens. "
                     "Make them equal."
+                )
+            # A look at the beginning shows another tokenizer's ids; all would be gigabytes.
+            largest = int(store.tokens[:_LOOKED_AT].max(initial=0))
+            if largest >= self.num_embeddings:
+                raise InputError(
+                    f"The chunks of {spec} hold token {largest}, but the model knows {self.num_embeddings}. "
+                    "Name the tokenizer that they were made with, or a larger model."
                 )
         if max_len % m or max_len < 2 * m:
             raise InputError(

@@ -18,7 +18,7 @@ from retro_core.dataset import RetroDataset, TrainingBatches
 
 M, K, R = 8, 2, 16
 MAX_LEN = 3 * M
-MODEL = tiny_config(chunk_size=M)
+MODEL = tiny_config(chunk_size=M, num_embeddings=401)
 
 
 def documents(edition: str, lengths: tuple[int, ...]) -> list[Document]:
@@ -200,6 +200,8 @@ def test_settings_that_do_not_fit_the_training_set_are_told(spec, tmp_path, toke
         RetroDataset(spec, MODEL, K, 8)
     with pytest.raises(InputError, match="chunk_size is 9, but .*data.spec.json has chunks of 8 tokens"):
         RetroDataset(spec, tiny_config(chunk_size=9), K, 18)
+    with pytest.raises(InputError, match="hold token .*, but the model knows 7. Name the tokenizer"):
+        RetroDataset(spec, tiny_config(chunk_size=M, num_embeddings=7), K, MAX_LEN)
     with pytest.raises(InputError, match="at least 3"):
         RetroDataset(spec, MODEL, 3, MAX_LEN)
     with pytest.raises(InputError, match="at least 1 neighbour, got 0"):
