@@ -2,13 +2,12 @@
 
     python -m benchmarks.build [--quick]          (about 5 minutes on 2 cores, 3 GB in a temporary folder)
 
-Time: documents of the bundled Factbook are built into a datastore with the default embedder, from texts to the
-committed folder. What the encoder takes is measured around its calls. A build is begun when the embedder is
-loaded.
+Time: documents of the bundled Factbook are built into a datastore with the default embedder, from texts to
+the committed folder. What the encoder takes is measured around its calls. The embedder is loaded before.
 
-Memory: in a process of its own each, documents of one small chunk are built with an embedder that costs nothing,
-100,000 and a million of them. The peak is of the whole process (VmHWM); the slope is what a further document
-adds to it.
+Memory: in a process of its own each, documents of one small chunk are built with an embedder that costs
+nothing, 100,000 and a million of them. The peak is of the whole process (VmHWM); the slope is what a further
+document adds to it.
 """
 
 import argparse
