@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = declare(commands, "build", _build, "make a datastore of text files")
+    command = declare(commands, "build", _build, "make a datastore of documents")
     command.add_argument("name", metavar="NAME", help="name of the new datastore, e.g. my-notes")
     reading.add_files(command)
     source = command.add_mutually_exclusive_group()

@@ -43,7 +43,7 @@ RETRIEVERS = {
     "hybrid-rerank": "the 100 nearest by embedding, in the order of BM25",
     "random": "chunks drawn at random, as a control; random:7 draws with seed 7",
     "off": "none",
-    "http://HOST:PORT": "what a retrieval service finds; with #NAME at the end, in its datastore NAME",
+    "http://HOST:PORT": "what a retrieval service finds; #NAME or #NAME/FORM at the end choose there",
 }
 
 # Neighbours fetched beyond those asked for where some may be filtered out.

@@ -2,11 +2,12 @@
 
 import argparse
 import dataclasses
+from collections.abc import Iterable
 
 from indexing.commands.declaring import add_json, declare
 from indexing.commands.shown import measured, print_json, progress
 from indexing.datastore import Datastore
-from indexing.retrievers import DEFAULT_RETRIEVER, RETRIEVERS, Found, allowed_chunks, open_lookup
+from indexing.retrievers import DEFAULT_RETRIEVER, RETRIEVERS, Found, allowed_chunks, is_remote, open_lookup
 
 
 def add(commands) -> None:
@@ -14,18 +15,22 @@ def add(commands) -> None:
     command.add_argument("name", metavar="NAME", help="a datastore")
     command.add_argument("text", metavar="TEXT", help="what to look for, one query whatever its length")
     command.add_argument("--k", metavar="N", type=int, default=3, help="chunks to find (%(default)s)")
-    add_retriever_options(command)
+    # The other forms look into no datastore of ours.
+    local = [form for form in RETRIEVERS if form != "off" and not is_remote(form)]
+    add_retriever_options(command, forms=local)
     add_json(command)
 
 
-def add_retriever_options(command: argparse.ArgumentParser, leakage: bool = False) -> None:
+def add_retriever_options(
+    command: argparse.ArgumentParser, leakage: bool = False, forms: Iterable[str] = RETRIEVERS
+) -> None:
     """--retriever, --only and --exclude; --leakage where it is known what will be predicted."""
-    forms = "; ".join(f"{form}: {meaning}" for form, meaning in RETRIEVERS.items())
+    meanings = "; ".join(f"{form}: {RETRIEVERS[form]}" for form in forms)
     command.add_argument(
         "--retriever",
         metavar="FORM",
         default=DEFAULT_RETRIEVER,
-        help=f"which neighbours are found (%(default)s). {forms}",
+        help=f"which neighbours are found (%(default)s). {meanings}",
     )
     documents = {"metavar": "DOC", "default": [], "action": "append"}
     words = "id of a document; may be given several times"
