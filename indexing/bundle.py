@@ -24,7 +24,7 @@ from indexing.manifest import MANIFEST_FILE, PROBES_FILE, SEGMENTS_FOLDER
 from indexing.segment import SEGMENT_FILES, check_content
 from indexing.tokenizer import TOKENIZER_FILE
 from indexing.upkeep import UpkeepEvent, copy
-from indexing.writing import held, only_writer, said_plainly
+from indexing.writing import held, only_writer, record, said_plainly
 
 STATE_FILE = "state.json"
 SUFFIX = ".retro-datastore.zip"
@@ -36,10 +36,8 @@ _BAD_BUNDLE = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    RuntimeError,  # encrypted, unknown compression, JSON without end
+    *catalogue.UNREADABLE,
+    RuntimeError,  # encrypted, unknown compression
 )
 # A state names a few files for each segment; nobody has hundreds of thousands of segments.
 _MAX_STATE_BYTES = 64 << 20
@@ -96,8 +94,11 @@ def import_bundle(file: Path, name: str | Path) -> Iterator[UpkeepEvent]:
         catalogue.create(folder, state)
         try:
             datastore = Datastore.open(folder)
-            for segment in datastore.segments:
+            for segment, told in zip(datastore.segments, state.segments, strict=True):
                 check_content(segment, datastore.tokenizer.vocab_size)
+                found = record(folder / SEGMENTS_FOLDER / told.name, told.name, datastore.tokenizer.pad_id)
+                if found != told:
+                    raise DatastoreError(f"segment {told.name} is another than {STATE_FILE} says")
         except DatastoreError as error:
             raise _damaged(file, str(error)) from error
         total = len(datastore.chunks)
@@ -116,6 +117,8 @@ def _read_state(bundle: zipfile.ZipFile) -> State:
     for segment in state.segments:
         if not _SEGMENT_NAME.fullmatch(segment.name) or {*segment.files} != {*SEGMENT_FILES}:
             raise ValueError("its segments are not those of a datastore")
+        if int(segment.name.split("-")[0]) > state.version:  # a later change would make one of that name
+            raise ValueError("it has segments of versions to come")
     return state
 
 

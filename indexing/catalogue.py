@@ -17,6 +17,9 @@ from pathlib import Path
 from indexing.errors import DatastoreError
 
 CATALOGUE_FILE = "catalogue.db"
+# What reading a state that somebody else has written may raise.
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+_MAX_VERSION = 10**9
 
 _SCHEMA = """
 CREATE TABLE state (version INTEGER NOT NULL, checksum TEXT NOT NULL);
@@ -78,13 +81,22 @@ class State:
 
     @staticmethod
     def from_json(value: dict) -> "State":
-        """Raises KeyError, TypeError or ValueError if `value` is not what `to_json` gives."""
-        return State(
+        """Raises one of `UNREADABLE` if `value` is not what `to_json` gives of a state that can be."""
+        state = State(
             version=int(value["version"]),
             files={name: FileFacts(**facts) for name, facts in value["files"].items()},
             segments=tuple(_segment(facts["name"], facts) for facts in value["segments"]),
             deleted={name: frozenset(map(int, numbers)) for name, numbers in value["deleted"].items()},
         )
+        documents = {segment.name: segment.num_documents for segment in state.segments}
+        if not 1 <= state.version <= _MAX_VERSION or len(documents) < len(state.segments):
+            raise ValueError("no datastore has such a version or such segments")
+        for name, numbers in state.deleted.items():
+            if not all(0 <= number < documents[name] for number in numbers):
+                raise ValueError("documents are deleted that are not there")
+        if json.dumps(state.to_json(), sort_keys=True) != json.dumps(value, sort_keys=True):
+            raise ValueError("it is not written as a state is")  # true in the place of 1, say
+        return state
 
 
 def create(folder: Path, state: State) -> None:
@@ -103,7 +115,7 @@ def read(folder: Path) -> State:
             database.execute("BEGIN")  # all tables as of one moment
             state = _read(database)
             (checksum,) = database.execute("SELECT checksum FROM state").fetchone()
-    except (sqlite3.Error, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (sqlite3.Error, *UNREADABLE) as error:
         raise _damaged(folder, str(error)) from error
     if checksum != state.checksum:
         raise _damaged(folder, "its content is not what was written")
