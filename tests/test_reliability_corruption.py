@@ -1,15 +1,19 @@
 """Whatever happens to a datastore's files at rest is noticed or does no harm: no wrong answer, no crash."""
 
+import json
 import os
 import random
 import shutil
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reliability_worker import Child, Died, Raised, amount, in_a_child
 from reliability_world import BASE, Step, make, state
 
+from indexing.bundle import export, import_bundle
 from indexing.errors import RetroError
 
 HISTORY = (*BASE, Step("append", (10, 11, 12, 13)))
@@ -118,9 +122,9 @@ def told(found: dict[str, list[str]]) -> str:
     return str({verdict: (len(whats), whats[:8]) for verdict, whats in found.items()})
 
 
-@pytest.mark.reliability
-def test_every_damage_is_noticed_or_harmless(tmp_path):
-    found = verdicts(tmp_path, amount(250, 2000))
+@pytest.mark.parametrize("number", [30, pytest.param(amount(250, 2000), marks=pytest.mark.reliability)])
+def test_every_damage_is_noticed_or_harmless(tmp_path, number):
+    found = verdicts(tmp_path, number)
     assert set(found) <= {"noticed", "harmless"}, told(found)
     assert len(found["noticed"]) > len(found.get("harmless", ()))
 
@@ -130,3 +134,78 @@ def test_without_checksums_most_damage_goes_unnoticed(tmp_path):
     """The control. What changes a file's size is noticed without them."""
     found = verdicts(tmp_path, 120, SAME_SIZE, ("no checksums",))
     assert len(found["wrong"]) + len(found["not ours"]) > 60, told(found)
+
+
+JUNK = (None, True, -1, 10**30, float("inf"), "", "../../evil", [], [[]], {}, {"bytes": []})
+
+
+def replaced(value: Any, rng: random.Random) -> tuple[Any, str]:
+    """`value` of a JSON file with something else at one place in it, and which place."""
+    if isinstance(value, dict | list) and value and rng.random() < 0.85:
+        changed = value.copy()
+        key = rng.choice(sorted(value) if isinstance(value, dict) else range(len(value)))
+        changed[key], place = replaced(value[key], rng)
+        return changed, f"/{key}{place}"
+    junk = rng.choice([junk for junk in JUNK if junk != value])
+    return junk, f"/ = {junk!r}"
+
+
+def harm_bundle(file: Path, harmed: Path, rng: random.Random) -> str:
+    """Write a bundle with bytes or words changed; tells what."""
+    data = bytearray(file.read_bytes())
+    if rng.random() < 0.5:
+        at = rng.randrange(len(data))
+        kind = rng.choice(("cut", "flipped", "zeroed"))
+        if kind == "cut":
+            data = data[:at]
+        elif kind == "flipped":
+            data[at] ^= 1 << rng.randrange(8)
+        else:
+            data[at : at + 64] = bytes(len(data[at : at + 64]))
+        harmed.write_bytes(data)
+        return f"{kind} at {at} of {len(data)}"
+    with zipfile.ZipFile(file) as whole, zipfile.ZipFile(harmed, "w") as new:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name == "state.json":
+                state, place = replaced(json.loads(content), rng)
+                content = json.dumps(state).encode()
+            new.writestr(name, content)
+    return f"forged {place}"
+
+
+def import_harmed(tell, folder: Path, numbers: range, expected: tuple[int, str]) -> None:
+    for number in numbers:
+        harmed, path = folder / "harmed", folder / f"imported-{number}"
+        what = f"{number}: {harm_bundle(folder / 'bundle', harmed, random.Random(number))}"
+        try:
+            for _ in import_bundle(harmed, path):
+                pass
+            found = state(path)
+        except RetroError as error:
+            tell("noticed", f"{what}: {error}")
+            if path.exists():
+                tell("left behind", what)
+        except Exception as error:
+            tell("not ours", f"{what}: {type(error).__name__}: {error}")
+        else:
+            # A bundle is not signed: one that says that other documents were deleted is as good as any.
+            forged = "forged" in what and {"deleted", "version"} & {*what.split("/")}
+            tell("harmless" if found == expected or forged else "wrong", what)
+            shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("number", [30, pytest.param(amount(150, 1000), marks=pytest.mark.reliability)])
+def test_a_damaged_or_forged_bundle_is_refused(tmp_path, number):
+    in_a_child(make, tmp_path / "notes", HISTORY)
+    expected = in_a_child(state, tmp_path / "notes")
+    for _ in export(tmp_path / "notes", tmp_path / "bundle"):
+        pass
+    before = {path.name for path in tmp_path.parent.iterdir()}
+    heard = Child(import_harmed, tmp_path, range(number), expected).rest()
+    assert heard[-1][0] == "returned", heard[-1]
+    found: dict[str, list[str]] = {}
+    for verdict, what in heard[1:-1]:
+        found.setdefault(verdict, []).append(what)
+    assert set(found) <= {"noticed", "harmless"}, told(found)
+    assert {path.name for path in tmp_path.parent.iterdir()} == before
