@@ -46,8 +46,6 @@ from indexing.neighbours import DRAWN, NO_CHUNK, SQUARED_L2, Neighbours
 from indexing.retrievers import DEFAULT_RETRIEVER, Lookup, open_lookup
 
 API_VERSION = 1
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 8000
 MAX_TEXTS = 64  # texts or chunks of a request
 MAX_TEXT_BYTES = 8192
 MAX_K = 100
@@ -109,13 +107,14 @@ def check_token(host: str, token: str | None) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ConfigError if there can be none."""
     if not 0 <= port <= 65535:
-        raise ConfigError(f"A port is a number from 0 to 65535, got {port}. The usual one is {DEFAULT_PORT}.")
+        raise ConfigError(f"A port is a number from 0 to 65535, got {port}. Choose another --port.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"Cannot listen on port {port} of {host!r}: {error.strerror or error}. Choose another --port, or "
+            f"Cannot listen on port {port} of {host!r}: {reason}. Choose another --port, or "
             "stop what listens there."
         ) from error
 
@@ -179,7 +178,7 @@ class Shelf:
 
 def server(
     library: Library,
-    host: str = DEFAULT_HOST,
+    host: str,
     token: str | None = None,
     host_names: Sequence[str] = (),
     limits: Limits = Limits(),

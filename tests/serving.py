@@ -11,11 +11,15 @@ from indexing import service
 
 @contextmanager
 def serving(
-    *datastores, limits: service.Limits | None = None, retrievers: Sequence[str] = ("dense",), **more
+    *datastores,
+    host: str = "127.0.0.1",
+    limits: service.Limits | None = None,
+    retrievers: Sequence[str] = ("dense",),
+    **more,
 ) -> Iterator[str]:
     """Yield the address of a service of these datastores."""
     library = service.Library(datastores, retrievers)
-    server = service.server(library, limits=limits or service.Limits(), **more)
+    server = service.server(library, host, limits=limits or service.Limits(), **more)
     with service.listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

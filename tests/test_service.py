@@ -776,6 +776,9 @@ def test_a_port_that_is_taken_is_said(capsys):
         service.listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(ConfigError, match="A port is a number from 0 to 65535, got 65536"):
         service.listen("127.0.0.1", 65536)
+    for host in ("no such host", "x" * 300):
+        with pytest.raises(ConfigError, match="Cannot listen on port 0 of"):
+            service.listen(host, 0)
 
 
 # ------------------------------------------------------------------------------------- fuzzing

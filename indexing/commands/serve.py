@@ -14,6 +14,9 @@ from indexing.errors import ConfigError
 from indexing.index import IndexSettings
 from indexing.retrievers import DEFAULT_RETRIEVER
 
+_HOST = "127.0.0.1"
+_PORT = 8000
+
 
 def add(commands) -> None:
     # Without abbreviations, `--token SECRET` is refused instead of being taken for a file.
@@ -22,10 +25,10 @@ def add(commands) -> None:
         "names", metavar="NAME", nargs="+", help="datastores; the first answers who asks for none by name"
     )
     command.add_argument(
-        "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on (%(default)s)"
+        "--host", metavar="ADDRESS", default=_HOST, help="address to listen on (%(default)s)"
     )
     command.add_argument(
-        "--port", metavar="N", type=int, default=8000, help="port, 0 for any free one (%(default)s)"
+        "--port", metavar="N", type=int, default=_PORT, help="port, 0 for any free one (%(default)s)"
     )
     command.add_argument(
         "--retriever",
