@@ -45,7 +45,7 @@ def noted(texts: list[str]) -> Report:
 def test_repeats_are_those_that_comparing_all_pairs_finds():
     chance = random.Random(5)
     texts: list[str] = []
-    for _ in range(280):
+    for _ in range(170):
         kind = chance.random()
         if texts and kind < 0.1:
             texts.append("  " + chance.choice(texts).replace(" ", "\n ").upper())
@@ -69,10 +69,10 @@ def test_repeats_are_those_that_comparing_all_pairs_finds():
             sure += most > 0.92
             impossible += most < 0.65
         seen.add(clean)
-    assert exact > 10 and report.repeats.count == exact
+    assert exact > 5 and report.repeats.count == exact
     # A sketch of 64 hashes is sure of what is far from the border only.
     others = len(texts) - exact
-    assert sure > 15 and impossible > 80
+    assert sure > 8 and impossible > 50
     assert sure <= report.near_repeats.count <= others - impossible
 
 

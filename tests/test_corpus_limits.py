@@ -42,12 +42,14 @@ def test_a_page_that_takes_long_is_stopped_and_the_next_file_is_read(tmp_path):
     (tmp_path / "b.pdf").write_bytes(pdf(many_operators(400)))
     (document,) = read_files([tmp_path / "b.pdf"], limits=Limits(cpu_seconds=1))
     assert document.text.count("x") == 400
-    with Child(Limits(seconds=0.5)) as child:
+    with Child(Limits()) as child:
         os.mkfifo(tmp_path / "never")
+        child._limits = Limits(seconds=0.5)
         begin = time.monotonic()
         with pytest.raises(CorpusError, match="reading it took over 0.5 s"):
             list(child.answers("html", tmp_path / "never", "never"))
         assert time.monotonic() - begin < 5
+        child._limits = Limits()
         (tmp_path / "c.html").write_text("<p>text")
         assert {"piece": "text"} in child.answers("html", tmp_path / "c.html", "c.html")
 
@@ -56,11 +58,11 @@ REFUSE = """
     import sys
     from indexing.corpus import Limits, read_files
     from indexing.errors import CorpusError
-    for name, limits in ("a.docx", Limits(memory=300 << 20)), ("b.html", Limits(characters=5_000_000)):
+    for name, limits in ("a.docx", Limits(memory=220 << 20)), ("b.html", Limits(characters=1_000_000)):
         try:
             list(read_files([sys.argv[1] + "/" + name], limits=limits))
         except CorpusError as error:
-            assert "more than 300 MB of memory" in str(error) or "more than 5,000,000 char" in str(error)
+            assert "more than 220 MB of memory" in str(error) or "more than 1,000,000 char" in str(error)
         else:
             sys.exit("taken")
 """
@@ -72,13 +74,13 @@ def test_memory_and_output_are_bounded(tmp_path):
         zipfile.ZipFile(tmp_path / "a.docx", "w", zipfile.ZIP_DEFLATED) as bomb,
         bomb.open("[Content_Types].xml", "w") as member,
     ):
-        for _ in range(200):
+        for _ in range(120):
             member.write(b" " * 1_000_000)
-    (tmp_path / "b.html").write_bytes(b"<p>" + b"word " * 1_200_000)
+    (tmp_path / "b.html").write_bytes(b"<p>" + b"word " * 240_000)
     (peak,) = measured(tmp_path, REFUSE)
     assert peak < 80_000_000
     # The control: it is the limit that refuses the page.
-    assert list(read_files([tmp_path / "b.html"], limits=Limits(characters=7_000_000)))
+    assert list(read_files([tmp_path / "b.html"], limits=Limits(characters=1_300_000)))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,13 +48,17 @@ class Child:
     def end(self) -> None:
         if self._process:
             self._process.kill()
-            self._process.stdin.close()
+            with suppress(BrokenPipeError):  # a request that it did not live to read
+                self._process.stdin.close()
             self._process.stdout.close()
             self._process.wait()
             self._process = None
 
     def answers(self, kind: str, path: Path, name: str, column: str = "") -> Iterator[dict]:
-        """What `parse` answers to one file but for the end, which is an end here or a CorpusError."""
+        """What `parse` answers to one file but for the end, which is an end here or a CorpusError.
+
+        Close it before asking for the next file: the child is in the midst of this one.
+        """
         limits = self._limits
         memory = limits.table_memory if kind == "parquet" else limits.memory
         # Parsers keep things, and that of tables more addresses than others may have at all.

@@ -244,8 +244,8 @@ class _Reader:
 
     def _parsed(self, file: File, kind: str) -> Document:
         title, pieces = "", []
-        with file.on_disk() as path:
-            for answer in self._child.answers(kind, path, file.name):
+        with file.on_disk() as path, closing(self._child.answers(kind, path, file.name)) as answers:
+            for answer in answers:
                 title = answer.get("title", title)
                 pieces.append(answer.get("piece", ""))
                 if "note" in answer:
@@ -268,8 +268,10 @@ class _Reader:
 
     def _rows(self, file: File) -> Iterator[Document]:
         if file.suffix == ".parquet":
-            with file.on_disk() as path:
-                answers = self._child.answers("parquet", path, file.name, self._column)
+            with (
+                file.on_disk() as path,
+                closing(self._child.answers("parquet", path, file.name, self._column)) as answers,
+            ):
                 yield from self._documents_of(rows.parquet(answers, file.name, self._column), file)
             return
         with file.open() as opened:
