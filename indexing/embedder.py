@@ -36,10 +36,10 @@ PROBES = (
     "def area(r): return 3.14159 * r ** 2  # of a circle",
     "Zürich, São Paulo and Kraków are cities; 東京 is one too.",
     "Honey bees tell each other where flowers are by dancing on the comb.",
-    "  \n",
+    "Beat two eggs, add flour and a pinch of salt, and let the dough rest.",
     "A treaty was signed, and then another; " * 60 + "in the end nobody remembered the first of them.",
 )
-_SAME = 0.999  # cosine; other processors and precisions of the same model stay above 0.9999
+_LEAST_COSINE = 0.999  # of vectors by the same model: other processors stay above 0.9999
 
 
 class Embedder(Protocol):
@@ -114,13 +114,14 @@ def probe_vectors(embedder: Embedder) -> np.ndarray:
 def check_probes(embedder: Embedder, stored: np.ndarray, datastore: str = "") -> None:
     """Raise MismatchError unless `embedder` still answers PROBES with the vectors `stored` (8, dim)."""
     now, then = embedder.embed(PROBES), np.asarray(stored, dtype=np.float32)
+    least = getattr(embedder, "least_cosine", _LEAST_COSINE)
     found = f"vectors of {now.shape[1]} numbers instead of {then.shape[-1]}"
     if then.shape == now.shape:
         lengths = np.maximum(np.linalg.norm(then, axis=1) * np.linalg.norm(now, axis=1), 1e-12)
-        least = float(((now * then).sum(axis=1) / lengths).min())
-        if least >= _SAME:
+        cosine = float(((now * then).sum(axis=1) / lengths).min())
+        if cosine >= least:
             return
-        found = f"other vectors for the same sentences (cosine {least:.3f}, expected {_SAME} or more)"
+        found = f"other vectors for the same sentences (cosine {cosine:.3f}, expected {least} or more)"
     of = f"Datastore {datastore!r}" if datastore else "This datastore"
     raise MismatchError(
         f"{of} was built with the embedder {embedder.name!r}, but the one of that name "

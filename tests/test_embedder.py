@@ -256,6 +256,8 @@ def test_the_bundled_datastore_is_of_the_default(monkeypatch):
 def test_probes_tell_an_embedder_of_the_same_name(model):
     embedder = opened(model)
     stored = probe_vectors(embedder)
+    with pytest.raises(MismatchError, match="expected 0.99 or more"):
+        check_probes(opened(model, "int8"), probe_vectors(HashingEmbedder("x", WIDTH)))
     assert stored.shape == (len(PROBES), WIDTH) == (8, WIDTH) and stored.dtype == np.float16
     check_probes(embedder, stored)
     embedder._layers[1] = embedder._layers[0]  # as if its weights had been replaced
