@@ -6,7 +6,7 @@ import random
 import pytest
 from corpus_files import HTML, HTML_TEXT, archive, docx, page, parquet, pdf
 
-from indexing.corpus import Document, Report, read_files
+from indexing.corpus import Document, Report, read_files, rows
 from indexing.errors import CorpusError
 
 
@@ -156,6 +156,38 @@ def test_a_quote_that_is_not_closed_loses_its_own_row_only(tmp_path):
     assert [document.id for document in documents] == [str(i) for i in range(300) if i not in (7, 250)]
     lines = [sentence.split(" cannot")[0] for sentence in report.bad_rows.first]
     assert lines == ["Line 9 of a.csv", "Line 252 of a.csv"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_rows_without_end_are_bad_rows(tmp_path, monkeypatch, encoding):
+    """A line is given up before it fills the memory, and the lines after it keep their numbers."""
+    monkeypatch.setattr(rows, "_LONGEST_ROW", 1000)
+    monkeypatch.setattr(rows, "_LONGEST_FIELD", 1000)
+    long = "x" * 3_000_000
+    files = {
+        "a.jsonl": f'{{"text": "one"}}\n{{"text": "{long}"}}\n{{"text": "three"}}\n\n{{"text": "five"}}',
+        "b.csv": f"id,text\n2,two\n3,{long}\n4,four\n5,five",
+    }
+    report = Report()
+    encoded = {name: content.encode(encoding) for name, content in files.items()}
+    documents = read(tmp_path, encoded, bad_rows="any", report=report)
+    assert [document.source for document in documents] == [
+        *("a.jsonl, line 1", "a.jsonl, line 3", "a.jsonl, line 5"),
+        *("b.csv, line 2", "b.csv, line 4", "b.csv, line 5"),
+    ]
+    assert report.bad_rows.first == [
+        "Line 2 of a.jsonl has more than 1,000 bytes. Split the text and try again.",
+        "Line 3 of b.csv cannot be taken apart: a field is too long. Mend the line and try again.",
+    ]
+
+
+def test_long_lines_of_many_values_are_not_parsed(tmp_path):
+    """[[],[],…] of 30 MB would be gigabytes of lists."""
+    values = '{"text": "x", "more": [' + "[]," * 400_000 + "[]]}"
+    report = Report()
+    assert len(read(tmp_path, {"a.jsonl": '{"text": "one"}\n' + values}, bad_rows="any", report=report)) == 1
+    assert report.bad_rows.first[0].startswith("Line 2 of a.jsonl holds too many values.")
+    assert read(tmp_path, {"b.jsonl": '{"text": "' + "words, words. " * 100_000 + '"}'})
 
 
 ENCODED = {

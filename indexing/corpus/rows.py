@@ -176,25 +176,35 @@ def _as_text(file: BinaryIO, encoding: str, newline: str) -> Iterator[io.TextIOW
 
 def _lines(file: BinaryIO, encoding: str) -> Iterator[tuple[int, int, bytes | str | CorpusError]]:
     """(number, byte at which it begins, the line: bytes of UTF-8, or text of other encodings)."""
+    too_long = CorpusError(f"has more than {_LONGEST_ROW:,} bytes. Split the text and try again.")
     if encoding != "utf-8":
         with _as_text(file, encoding, "\n") as text:
-            for number, line in enumerate(iter(lambda: text.readline(_LONGEST_ROW), ""), start=1):
-                yield number, 0, line.removeprefix("\ufeff")
+            number = 0
+            while line := text.readline(_LONGEST_ROW):
+                number += 1
+                yield number, 0, too_long if _skip_rest(text, line) else line.removeprefix("\ufeff")
         return
     at = number = 0
     while line := file.readline(_LONGEST_ROW):
         number += 1
         begin, at = at, at + len(line)
-        if len(line) == _LONGEST_ROW and not line.endswith(b"\n"):
-            while rest := file.readline(1 << 20):
-                at += len(rest)
-                if rest.endswith(b"\n"):
-                    break
-            yield number, begin, CorpusError(f"has more than {_LONGEST_ROW:,} bytes. Split the text.")
+        if skipped := _skip_rest(file, line):
+            at += skipped
+            yield number, begin, too_long
         elif begin == 0 and line.startswith(b"\xef\xbb\xbf"):
             yield number, 3, line[3:]
         else:
             yield number, begin, line
+
+
+def _skip_rest(file: BinaryIO | io.TextIOWrapper, line: bytes | str) -> int:
+    """Read on to the end of a line that `readline` has cut off; how much that was, 0 if it was not cut."""
+    skipped = 0
+    ends = ("\n", "\r") if isinstance(line, str) else (b"\n",)
+    while line and not line.endswith(ends):
+        line = file.readline(1 << 20)
+        skipped += len(line)
+    return skipped
 
 
 def _parse(line: str, where: str) -> dict:
@@ -289,6 +299,8 @@ class _Lines:
             raise StopIteration
         self.taken.append(line)
         self.number += 1
+        if _skip_rest(self._text, line):
+            raise csv.Error("a line is beyond the limit")
         return line
 
     def forget(self) -> None:
