@@ -159,7 +159,7 @@ def test_vectors_are_the_models(tmp_path, pooling):
 def test_a_vector_does_not_depend_on_its_company(model, monkeypatch):
     embedder = opened(model)
     texts = [" ".join(WORDS[i % 7 : i % 7 + i % 11]) for i in range(61)]
-    monkeypatch.setattr("indexing.bert._TOKENS_AT_ONCE", {"cpu": 37, "cuda": 37})
+    monkeypatch.setattr("indexing.bert._TOKENS_PER_THREAD", 37)
     monkeypatch.setattr("indexing.bert._TEXTS_AT_ONCE", 23)
     together = embedder.embed(texts)
     alone = np.concatenate([embedder.embed([text]) for text in texts])
