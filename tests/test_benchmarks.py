@@ -18,7 +18,18 @@ from retro_core.model import Retro
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", ["training", "generation", "imports", "trace", "words"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "training",
+        "generation",
+        "imports",
+        "trace",
+        "words",
+        pytest.param("embedding", marks=pytest.mark.slow),
+        pytest.param("build", marks=pytest.mark.slow),
+    ],
+)
 def test_each_benchmark_runs_and_ends_in_json(name):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--quick"], cwd=ROOT, capture_output=True, text=True
