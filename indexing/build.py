@@ -21,6 +21,7 @@ from indexing.manifest import (
     MANIFEST_FILE,
     SEGMENTS_FOLDER,
     check_files,
+    hash_ahead,
     is_as_written,
     read_manifest,
 )
@@ -85,6 +86,8 @@ def build(
             segment.mkdir(parents=True)
             written = yield from _write(segment, target, documents, tokenizer, embedder, chunk_size)
             yield BuildEvent("saving", 0, written.num_chunks)
+            for _ in hash_ahead(segment.iterdir()):
+                yield BuildEvent("saving", 0, written.num_chunks)
             write_identity(folder, tokenizer, embedder, chunk_size)
             catalogue.create(
                 folder, State(1, identity_files(folder), (record(segment, segment.name, tokenizer.pad_id),))
@@ -122,6 +125,8 @@ def append(
                 datastore.segments,
             )
             yield BuildEvent("saving", 0, written.num_chunks)
+            for _ in hash_ahead(folder.iterdir()):
+                yield BuildEvent("saving", 0, written.num_chunks)
             segment = record(folder, name, datastore.tokenizer.pad_id)
         commit(path, dataclasses.replace(state, segments=(*state.segments, segment)))
     count = written.num_chunks

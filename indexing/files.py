@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 UNFINISHED = ".unfinished-"
 # A folder that is making way for its replacement; `recover` brings it back if that never came.
 PREVIOUS = ".previous-"
+_SYNC_EVERY = 64 << 20  # bytes
 
 
 def sync(path: Path) -> None:
@@ -77,6 +78,16 @@ def save_array(path: Path, array: np.ndarray) -> None:
         os.fsync(file.fileno())
 
 
+def write_steadily(file: BinaryIO, data: bytes) -> None:
+    """Write to a file that may become long, and have it put on the disk from time to time: one fsync of all at
+    the end would stand still for as long as the disk takes, without progress or a way to stop."""
+    before = file.tell() // _SYNC_EVERY
+    file.write(data)
+    if file.tell() // _SYNC_EVERY > before:
+        file.flush()
+        os.fsync(file.fileno())
+
+
 class ArrayWriter:
     """Rows appended to a .npy file whose number of rows is not known beforehand; in memory is one batch.
 
@@ -109,7 +120,7 @@ class ArrayWriter:
         rows = np.asarray(rows)
         if rows.shape[1:] != self.row_shape or not np.can_cast(rows.dtype, self.dtype, "same_kind"):
             raise ValueError(f"expected rows {self.row_shape} of {self.dtype}, got {rows.shape} {rows.dtype}")
-        self._file.write(rows.astype(self.dtype, order="C", copy=False).tobytes())
+        write_steadily(self._file, rows.astype(self.dtype, order="C", copy=False).tobytes())
         self._rows += len(rows)
 
     def sync(self) -> None:

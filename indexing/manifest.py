@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from indexing import catalogue, files
 from indexing.chunks import CHUNK2SEQ_FILE, CHUNKS_FILE, SEQ2CHUNK_FILE, STARTS_FILE
@@ -53,6 +55,7 @@ _FLAT = {
 # Up to this size the content is hashed when a datastore opens, once in a process as long as no file seems
 # changed (about a second a GB); above, on request.
 _HASH_AT_OPEN = 1 << 30
+_HASH_BETWEEN_PAUSES = 64 << 20  # bytes
 
 _hashing = threading.Lock()
 _hashes: dict[tuple[int, int, int, int], str] = {}  # (device, inode, time of any change, size) -> sha256
@@ -145,6 +148,18 @@ def file_facts(file: Path) -> catalogue.FileFacts:
     return catalogue.FileFacts(bytes=file.stat().st_size, sha256=_sha256(file))
 
 
+def hash_ahead(paths: Iterable[Path]) -> Iterator[None]:
+    """Hash files, pausing now and then, so that `file_facts` knows their hashes at once."""
+    for path in paths:
+        with open(path, "rb") as opened:
+            digest = hashlib.sha256()
+            while block := opened.read(_HASH_BETWEEN_PAUSES):
+                digest.update(block)
+                yield
+            with _hashing:
+                _hashes[_hash_key(opened)] = digest.hexdigest()
+
+
 def check_files(path: Path, manifest: dict, hash_all: bool = False) -> bool:
     """Raise DatastoreError naming the first file that is not as it was built.
 
@@ -193,11 +208,15 @@ def _differs(value: object, expected: object, at: str = "content") -> str:
     return next((wrong for key in expected if (wrong := _differs(value.get(key), expected[key], key))), "")
 
 
+def _hash_key(opened: BinaryIO) -> tuple[int, int, int, int]:
+    facts = os.fstat(opened.fileno())
+    # This time is the system's own: nobody can set it back, and no file with a used number has it.
+    return facts.st_dev, facts.st_ino, facts.st_ctime_ns, facts.st_size
+
+
 def _sha256(file: Path) -> str:
     with open(file, "rb") as opened:
-        facts = os.fstat(opened.fileno())
-        # This time is the system's own: nobody can set it back, and no file with a used number has it.
-        key = (facts.st_dev, facts.st_ino, facts.st_ctime_ns, facts.st_size)
+        key = _hash_key(opened)
         with _hashing:
             known = _hashes.get(key)
         if known is None:

@@ -362,7 +362,8 @@ def _copy_run(
         (segment.labels, segment.label_offsets, labels),
     ):
         for start in range(int(offsets[begin]), int(offsets[end]), _BYTES_AT_ONCE):
-            file.write(source.read(start, min(start + _BYTES_AT_ONCE, int(offsets[end]))))
+            files.write_steadily(file, source.read(start, min(start + _BYTES_AT_ONCE, int(offsets[end]))))
+            yield len(arrays[CHUNKS_FILE])
 
 
 def check_content(segment: Segment, vocab_size: int) -> None:
@@ -501,7 +502,7 @@ class SegmentWriter:
                 begins_document.append(i)
                 text_offsets.append(begin_bytes)
             data = run.text.encode()
-            self._texts.write(data)
+            files.write_steadily(self._texts, data)
             found = (ids, self._read + starts, begin_bytes + bytes_before(run.text, data, starts))
             self._read += len(run.text)
             begin_bytes += len(data)

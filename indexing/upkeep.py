@@ -18,7 +18,7 @@ import numpy as np
 from indexing import catalogue, files, paths
 from indexing.datastore import find
 from indexing.errors import DatastoreError
-from indexing.manifest import SEGMENTS_FOLDER, check_files, damaged, read_manifest
+from indexing.manifest import SEGMENTS_FOLDER, check_files, damaged, hash_ahead, read_manifest
 from indexing.segment import check_content, merge
 from indexing.writing import (
     changing,
@@ -85,6 +85,8 @@ def compact(name_or_path: str | Path) -> Iterator[UpkeepEvent]:
             yield UpkeepEvent("copying", 0, total)
             for done in merge(segments, np.split(~datastore.deleted, ends), folder):
                 yield UpkeepEvent("copying", done, total)
+            for _ in hash_ahead(folder.iterdir()):
+                yield UpkeepEvent("copying", total, total)
             merged = record(folder, name, datastore.tokenizer.pad_id)
         commit(path, dataclasses.replace(state, segments=(merged,), deleted={}))
         forget_indexes(path)
