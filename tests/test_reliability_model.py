@@ -145,13 +145,21 @@ class Living(RuleBasedStateMachine):
             assert word.encode() not in everything
 
 
-Living.TestCase.settings = settings(
-    max_examples=amount(12, 200),
-    stateful_step_count=amount(25, 50),
-    deadline=None,
-    derandomize=not FULL,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    print_blob=False,
-)
-TestLiving = pytest.mark.reliability(Living.TestCase)
+def trying(examples: int, steps: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        derandomize=not FULL,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+class TestAFewChanges(Living.TestCase):
+    settings = trying(2, 12)
+
+
+@pytest.mark.reliability
+class TestManyChanges(Living.TestCase):
+    settings = trying(amount(12, 200), amount(25, 50))
