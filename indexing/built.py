@@ -248,9 +248,12 @@ def _train(
         rows = np.sort(chance.choice(rows, enough, replace=False))
     sample = np.concatenate([as_float32(vectors[part]) for part in np.array_split(rows, 64)])
     plain = ivf is not None and isinstance(faiss.downcast_index(index), faiss.IndexIVF)
+    for part in (faiss.downcast_index(index), ivf and faiss.downcast_index(ivf)):
+        if hasattr(part, "pq"):
+            part.pq.cp.min_points_per_centroid = 1  # was checked, in a sentence
     if ivf is not None:
         ivf.cp.niter, ivf.cp.max_points_per_centroid = TRAINING_ROUNDS, TRAINING_PER_LIST
-        ivf.cp.min_points_per_centroid = 1  # was checked, in a sentence
+        ivf.cp.min_points_per_centroid = 1
         if gpus:
             ivf.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(ivf.d))
     if isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
