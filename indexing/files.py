@@ -79,8 +79,8 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 def write_steadily(file: BinaryIO, data: bytes) -> None:
-    """Write to a file that may become long, and have it put on the disk from time to time: one fsync of all at
-    the end would stand still for as long as the disk takes, without progress or a way to stop."""
+    """Write to a file that may become long, and have it put on the disk from time to time: one fsync at the
+    end would stand still for as long as the disk takes, without progress or a way to stop."""
     before = file.tell() // _SYNC_EVERY
     file.write(data)
     if file.tell() // _SYNC_EVERY > before:
