@@ -56,6 +56,24 @@ def test_build_search_inspect_and_list(corpus_file, capsys):
     assert main(["list"]) == 0 and capsys.readouterr().out.startswith("facts")
 
 
+def test_folders_and_tables_are_built_and_appended_and_what_was_left_out_is_told(tmp_path, capsys):
+    folder = tmp_path / "papers"
+    folder.mkdir()
+    table = [f'{number},"{SENTENCES[number % 5]} {number}"' for number in range(150)]
+    (folder / "facts.csv").write_text("\n".join(["id,body", *table, "too few fields"]))
+    (folder / "page.html").write_text(f"<title>Bees</title><p>{SENTENCES[3]} 3")
+    (folder / "photo.png").write_bytes(b"png")
+    assert main(["build", "facts", str(folder), "--text-column", "body"]) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("Built 'facts': 151 documents,")
+    assert "Line 152 of papers/facts.csv has 1 fields, expected 2" in output.err
+    assert "Cannot read papers/photo.png: expected a" in output.err
+    assert "papers/page.html repeats papers/facts.csv, line 5" in output.err
+    strict = ["append", "facts", str(folder), "--text-column", "body", "--bad-rows", "none"]
+    assert main(strict) == 2 and "Line 152 of papers/facts.csv" in capsys.readouterr().err
+    assert main(["append", "facts", str(folder / "page.html")]) == 0
+
+
 def test_search_with_any_retriever_and_less_documents(corpus_file, capsys):
     assert main(["build", "facts", corpus_file]) == 0
     capsys.readouterr()

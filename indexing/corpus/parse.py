@@ -156,7 +156,7 @@ def _pdf(request: dict) -> Iterator[dict]:
     except DependencyError as error:
         raise locked from error
     yield {"title": _pdf_title(reader)}
-    unread = 0
+    read = unread = 0
     for number in range(pages):
         try:
             text = reader.pages[number].extract_text()
@@ -168,7 +168,10 @@ def _pdf(request: dict) -> Iterator[dict]:
                 yield {"note": f"page {number + 1} could not be read"}
             continue
         if text.strip():
+            read += 1
             yield from _pieces((text.strip(), "\n\n"))
+    if unread and not read:
+        raise Refused("none of its pages can be read. Save it anew, or as plain text")
     if unread > 3:
         yield {"note": f"{unread - 3} more pages could not be read"}
 
