@@ -25,7 +25,7 @@ FACTS_FILE = "static.json"
 _RECIPE = 1
 # A WordPiece vocabulary is ordered by frequency, so a piece's rank tells how frequent it is (Zipf's law). One
 # this frequent weighs half as much as a rare one.
-_HALF_WEIGHT = 1e-3
+_HALF_WEIGHT = 1e-4
 _PIECES_AT_ONCE = 512
 _WORDS_REMEMBERED = 1 << 18
 
