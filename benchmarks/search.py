@@ -96,7 +96,7 @@ def compared(n: int, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def ours_for(n: int, dim: int) -> dict[str, IndexSettings]:
-    """What is advised, plainly and with 80 bytes a vector; where that is exact search, two built indexes too."""
+    """What is advised, and for 80 bytes a vector; where that is exact search, two built indexes too."""
     advised, small = IndexSettings(), IndexSettings(ram_mb=max(1, 80 * n // 10**6))
     named = {f"ours, {advice_for(advised, n, dim).factory} (advised)": advised}
     if advice_for(advised, n, dim).exact:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
         "imports",
         "trace",
         "words",
+        "search",
         pytest.param("embedding", marks=pytest.mark.slow),
         pytest.param("build", marks=pytest.mark.slow),
     ],
