@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from corpus_files import archive, page, pdf
+from corpus_files import archive, page, parquet, pdf
 
 from indexing.corpus import Document, Limits, read_files
 from indexing.corpus.archives import MAX_UNPACKED
@@ -81,6 +81,14 @@ def test_memory_and_output_are_bounded(tmp_path):
     assert peak < 80_000_000
     # The control: it is the limit that refuses the page.
     assert list(read_files([tmp_path / "b.html"], limits=Limits(characters=1_300_000)))
+
+
+def test_a_table_that_says_the_same_without_end_is_refused(tmp_path):
+    content = parquet({"text": ["x" * 1000] * 4001}, rows_a_group=4001)
+    assert len(content) < 10_000
+    told = refusal(tmp_path, "a.parquet", content, limits=Limits(characters=10_000))
+    assert "its text is over 100 times as long as the file" in told
+    assert len(list(read_files([tmp_path / "a.parquet"]))) == 4001
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ _MIN_FOREIGN = 6  # bytes beyond ASCII; fewer tell nothing about a language
 _MAX_CHAOS = 0.15
 _MARGIN = 0.03  # by which the best guess must lead those that would give another text
 
+_WITHIN_WORDS = re.compile("(?<=[a-zß-ÿ])[ŠŽŒŸÀ-ÖØ-Þ‚ƒ„†‡ˆ‰‹•˜™›¡-¶¸-¿—…](?=[a-zß-ÿ])")
+_MAX_GARBLED = 0.08
 _MULTIBYTE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _HTML_CHARSET = re.compile(
     rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([a-zA-Z0-9_.:-]{2,40})""", re.IGNORECASE
@@ -134,7 +136,7 @@ def guess_encoding(sample: bytes) -> str | None:
 
     found: dict[str, tuple[float, str]] = {}
     for match in from_bytes(sample, cp_isolation=list(_COMMON)):
-        if match.chaos > _MAX_CHAOS:
+        if match.chaos > _MAX_CHAOS or _is_garbled(str(match)):
             continue
         for encoding in match.could_be_from_charset:
             if encoding in _COMMON:
@@ -155,6 +157,12 @@ def _is_broken_utf8(sample: bytes) -> bool:
     would garble the proper ones."""
     rest, proper = _MULTIBYTE.subn(b"", sample)
     return proper > _foreign(rest)
+
+
+def _is_garbled(text: str) -> bool:
+    """Whether signs and capitals stand within words, as where a text of DOS is read as one of Windows."""
+    foreign = sum(not character.isascii() for character in text)
+    return len(_WITHIN_WORDS.findall(text)) > _MAX_GARBLED * foreign
 
 
 def _foreign(data: bytes) -> int:

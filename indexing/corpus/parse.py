@@ -12,6 +12,7 @@ Answers: any of {"title": str}, {"piece": str}, {"note": str}, {"encoding": str,
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -21,6 +22,7 @@ from indexing.errors import CorpusError
 _CHARACTERS_AT_ONCE = 500_000
 _ROWS_AT_ONCE = 1_000
 _HTML_LIMIT = 50_000_000  # bytes
+_MAX_RATIO = 100  # characters of a table to bytes of its file, beyond the characters any file may have
 
 
 class Refused(Exception):
@@ -224,7 +226,8 @@ def _parquet(request: dict) -> Iterator[dict]:
             kind = fields[name].value_type if types.is_dictionary(fields[name]) else fields[name]
             if not any(fits(kind) for fits in fitting):
                 raise Refused(f'its column "{name[:40]}" holds {str(kind)[:30]}, expected strings')
-        number = 0
+        number = taken = 0
+        most = max(request["output"], _MAX_RATIO * os.path.getsize(request["path"]))
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=wanted, use_threads=False):
             columns = [batch.column(batch.schema.get_field_index(name)) for name in wanted]
             rows, characters = [], 0
@@ -232,10 +235,14 @@ def _parquet(request: dict) -> Iterator[dict]:
                 number += 1
                 values = [column[at].as_py() for column in columns]
                 rows.append([number, *values])
-                characters += len(str(values[0]))
+                characters += 1 + sum(len(str(value)) for value in values if value is not None)
+                if taken + characters > most:
+                    raise Refused("its text is over 100 times as long as the file, as if made to do harm")
                 if characters > _CHARACTERS_AT_ONCE:
                     yield {"rows": rows}
+                    taken += characters
                     rows, characters = [], 0
+            taken += characters
             limit(request["memory"], request["cpu"])  # the time is for a batch: there may be any number
             yield {"rows": rows}
 
