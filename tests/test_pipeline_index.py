@@ -112,7 +112,22 @@ def test_all_neighbours_whenever_there_are_as_many(tmp_path, monkeypatch, built,
         assert len(set(ids[ids != -1])) == (ids != -1).sum() and (np.diff((ids == -1).astype(int)) >= 0).all()
 
 
-@pytest.mark.parametrize("index_type", ["IVF7,Flat", "IVF7,PQ3x4", "HNSW8", "SQ8", "PCA16,IVF7,Flat", "LSH"])
+@pytest.mark.parametrize(
+    "index_type",
+    [
+        "IVF7,Flat",
+        "IVF7,PQ3x4",
+        "IVF7,PQ24x4fs",
+        "IVF7,RaBitQ",
+        "HNSW8",
+        "SQ8",
+        "PQ3x4fs",
+        "PCA16,IVF7,Flat",
+        "LSH",
+        "IVF7,SQ8,RFlat",
+        "SQ8,RFlat",
+    ],
+)
 def test_all_neighbours_from_every_kind_of_index(tmp_path, built, index_type):
     found = neighbours(tmp_path, built(index_type), 40, nprobe=1)
     assert (found != -1).all(), "lists that hold too few are not the last word"

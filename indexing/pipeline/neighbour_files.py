@@ -206,45 +206,57 @@ def _all_neighbours(
 
 
 def _outside(index: Any, queries: np.ndarray, k: int, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """The k nearest outside [first, last), with one search of all lists for each document."""
-    import faiss
-
+    """The k nearest outside [first, last), with a search for each document, and where that finds too few with
+    one that reaches everything."""
     found = np.full((len(queries), k), NO_CHUNK, dtype=np.int64)
-    ivf = inverted_lists(index)
-    kept = None if ivf is None else ivf.nprobe
-    if ivf is not None:
-        ivf.nprobe = ivf.nlist
-    try:
-        for begin in np.unique(first):
-            rows = np.flatnonzero(first == begin)
-            own = faiss.IDSelectorRange(int(begin), int(last[rows[0]]))
-            found[rows] = _search_without(index, queries[rows], k, own)
-    finally:
-        if ivf is not None:
-            ivf.nprobe = kept
+    there_are = np.minimum(k, index.ntotal - (last - first))
+    for search in (_search_without, _search_all_without):
+        short = (found != NO_CHUNK).sum(axis=1) < there_are
+        for begin in np.unique(first[short]):
+            rows = np.flatnonzero(short & (first == begin))
+            found[rows] = search(index, queries[rows], k, int(begin), int(last[rows[0]]))
     return found
 
 
-def _search_without(index: Any, queries: np.ndarray, k: int, own: Any) -> np.ndarray:
-    """The k nearest that are not in the range `own`."""
+def _search_without(index: Any, queries: np.ndarray, k: int, first: int, last: int) -> np.ndarray:
+    """The k nearest outside [first, last) with the index's own effort, where it can leave ids out."""
     import faiss
 
-    ivf = inverted_lists(index)
+    own = faiss.IDSelectorRange(first, last)  # both have to live until the search is over
     others = faiss.IDSelectorNot(own)
-    if ivf is None:
-        parameters = faiss.SearchParameters(sel=others)
-        if isinstance(index, faiss.IndexHNSW):
-            parameters = faiss.SearchParametersHNSW(sel=others, efSearch=max(64, 2 * k))
-    else:
+    ivf = inverted_lists(index)
+    if ivf is not None:
         parameters = faiss.SearchParametersIVF(sel=others, nprobe=ivf.nprobe)
+    elif isinstance(index, faiss.IndexHNSW):
+        parameters = faiss.SearchParametersHNSW(sel=others, efSearch=max(64, 2 * k))
+    else:
+        parameters = faiss.SearchParameters(sel=others)
     if isinstance(index, faiss.IndexPreTransform):
         parameters = faiss.SearchParametersPreTransform(index_params=parameters)
     try:
         return index.search(queries, k, params=parameters)[1]
-    except RuntimeError:  # a kind of index that cannot leave any out: look at everything
-        result = np.full((len(queries), k), NO_CHUNK, dtype=np.int64)
+    except RuntimeError:
+        return np.full((len(queries), k), NO_CHUNK, dtype=np.int64)
+
+
+def _search_all_without(index: Any, queries: np.ndarray, k: int, first: int, last: int) -> np.ndarray:
+    """The k nearest outside [first, last) of everything there is, as many as are in the way fetched too."""
+    import faiss
+
+    found = np.full((len(queries), k), NO_CHUNK, dtype=np.int64)
+    wanted = min(index.ntotal, k + last - first)
+    ivf = inverted_lists(index)
+    parameters = None
+    if ivf is not None:
+        kept, ivf.nprobe = ivf.nprobe, ivf.nlist
+    elif isinstance(index, faiss.IndexHNSW):
+        parameters = faiss.SearchParametersHNSW(efSearch=index.ntotal)
+    try:
         for row, query in enumerate(queries):
-            ids = index.search(query[None], index.ntotal)[1][0]
-            ids = ids[(ids != NO_CHUNK) & ((ids < own.imin) | (ids >= own.imax))][:k]
-            result[row, : len(ids)] = ids
-        return result
+            ids = index.search(query[None], wanted, params=parameters)[1][0]
+            ids = ids[(ids != NO_CHUNK) & ((ids < first) | (ids >= last))][:k]
+            found[row, : len(ids)] = ids
+    finally:
+        if ivf is not None:
+            ivf.nprobe = kept
+    return found
