@@ -9,6 +9,7 @@ the former one open keeps it. It can be made again from the vectors at any time.
 
 import hashlib
 import json
+import math
 import os
 import threading
 import time
@@ -46,8 +47,9 @@ _SAMPLED_QUERIES = 400
 _ABANDONED_SECONDS = 3600
 _LEAST_CANDIDATES = 32
 _MOST_CANDIDATES = 160  # per neighbour, when looking for enough recall
-_MARGIN = 0.4  # of the missing recall
-_MOST_STEPS = 8  # towards enough recall
+_MARGIN = 0.2  # of the missing recall
+_MOST_STEPS = 10  # towards enough recall
+_NEAR, _NEAR_STEP, _FAR_STEP = 0.015, 1.2, 1.5  # nprobe is raised by less where little is missing
 _RECALLED = 10  # recall is measured among so many neighbours
 
 _verified: set[tuple] = set()  # (device, inode, time of change, size) of files whose checksum was right
@@ -346,12 +348,13 @@ def _measure(
 
     nprobe, candidates = about.nprobe, about.candidates
     at = recall(nprobe, candidates)
-    # More than asked for: the sample is small, and its rows are at home in the lists they trained.
+    # A little more than asked for: the sample is small.
     enough = settings.recall + _MARGIN * (1 - settings.recall)
     for _ in range(_MOST_STEPS):
         options = []
         if not settings.nprobe and nprobe < built.most_nprobe:
-            options.append((min(built.most_nprobe, nprobe + -(-nprobe // 2)), candidates))
+            more = math.ceil(nprobe * (_FAR_STEP if at[1] < enough - _NEAR else _NEAR_STEP))
+            options.append((min(built.most_nprobe, more), candidates))
         if not settings.candidates and candidates < _MOST_CANDIDATES:
             options.append((nprobe, candidates * 2))
         if at[1] >= enough or not options:

@@ -123,12 +123,13 @@ class _Copy:
             np.maximum(highest, block.max(axis=0), out=highest)
         self._codes = faiss.IndexScalarQuantizer(vectors.shape[1], faiss.ScalarQuantizer.QT_8bit)
         self._codes.train(np.stack([lowest, highest]))
-        for _, block in blocks(vectors):
-            codes = self._codes.sa_encode(block)
-            self._codes.add_sa_codes(codes)
+        codes = np.empty((len(vectors), self._codes.sa_code_size()), dtype=np.uint8)
+        for rows, block in blocks(vectors):
+            codes[rows] = self._codes.sa_encode(block)
             self._longest = max(self._longest, float(np.einsum("nd,nd->n", block, block).max()))
-            block -= self._codes.sa_decode(codes)
+            block -= self._codes.sa_decode(codes[rows])
             self._error = max(self._error, float(np.sqrt(np.einsum("nd,nd->n", block, block).max())))
+        self._codes.add_sa_codes(codes)  # all at once: growing would reserve up to twice as much
 
     def search(
         self, queries: np.ndarray, depth: int, allowed: np.ndarray | None

@@ -76,7 +76,13 @@ def _show(datastore: Datastore, index: Index, as_json: bool) -> None:
         f"  measured: {about.ram_bytes / 1e6:,.1f} MB, built in {about.build_seconds:,.1f} s, recall@10 "
         f"{about.recall_at_10:.3f}, recall@2 {about.recall_at_2:.3f} ({about.queries} sampled chunks asked)"
     )
-    print(f"  nprobe {about.nprobe}, {about.candidates} candidates compared exactly for each neighbour")
+    print(f"  that is with nprobe {about.nprobe} and {about.candidates} candidates for each neighbour")
+    nprobe, candidates = index.settings.nprobe, index.settings.candidates
+    if (nprobe or about.nprobe, candidates or about.candidates) != (about.nprobe, about.candidates):
+        print(
+            f"  searches use nprobe {nprobe or about.nprobe} and {candidates or about.candidates} candidates, "
+            "as asked for; what they find was not measured"
+        )
     if later := len(index) - about.rows:
         print(f"  {later:,} chunks were added since; they are compared one by one.")
 
