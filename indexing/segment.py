@@ -22,6 +22,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import tokenize
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -231,7 +232,8 @@ def read_array(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, SyntaxError) as error:  # numpy parses a header as Python text
+    # numpy parses a header as Python text.
+    except (OSError, ValueError, SyntaxError, tokenize.TokenError) as error:
         raise DatastoreError(f"{path.name} cannot be read ({error}).") from error
 
 
