@@ -80,8 +80,8 @@ def _show(datastore: Datastore, index: Index, as_json: bool) -> None:
     nprobe, candidates = index.settings.nprobe, index.settings.candidates
     if (nprobe or about.nprobe, candidates or about.candidates) != (about.nprobe, about.candidates):
         print(
-            f"  searches use nprobe {nprobe or about.nprobe} and {candidates or about.candidates} candidates, "
-            "as asked for; what they find was not measured"
+            f"  searches use nprobe {nprobe or about.nprobe} and {candidates or about.candidates} "
+            "candidates, as asked for; what they find was not measured"
         )
     if later := len(index) - about.rows:
         print(f"  {later:,} chunks were added since; they are compared one by one.")
