@@ -133,7 +133,7 @@ def test_every_damage_is_noticed_or_harmless(tmp_path, number):
 def test_without_checksums_most_damage_goes_unnoticed(tmp_path):
     """The control. What changes a file's size is noticed without them."""
     found = verdicts(tmp_path, 120, SAME_SIZE, ("no checksums",))
-    assert len(found["wrong"]) + len(found["not ours"]) > 60, told(found)
+    assert len(found.get("noticed", ())) < 60 and len(found["wrong"]) > 10, told(found)
 
 
 JUNK = (None, True, -1, 10**30, float("inf"), "", "../../evil", [], [[]], {}, {"bytes": []})
