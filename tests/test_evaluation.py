@@ -30,7 +30,8 @@ def held_out(texts: list[str], tokenizer, embedder, folder: Path, max_chunks: in
     documents = [Document(str(i), str(i), text, "test") for i, text in enumerate(texts)]
     list(build(folder / "texts", documents, tokenizer, embedder, chunk_size=M))
     list(precompute_neighbours([folder / "texts"], [folder / "texts"], K, folder / "data"))
-    return RetroDataset(folder / "data" / "data.spec.json", tiny_config(), K, max_chunks * M)
+    config = tiny_config(num_embeddings=tokenizer.vocab_size)
+    return RetroDataset(folder / "data" / "data.spec.json", config, K, max_chunks * M)
 
 
 def nats(model: Retro, data: RetroDataset, window, read: np.ndarray | None) -> float:
