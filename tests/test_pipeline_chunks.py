@@ -1,5 +1,6 @@
 """tokenize-and-chunk writes the reference's files byte for byte, in batches of any size, killed or not."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import tokenizers
 from conftest import SENTENCES
 
+from indexing import files
 from indexing.errors import CheckpointError, CorpusError, DatastoreError, InputError, MismatchError
 from indexing.pipeline import chunk_files, unfinished
 from indexing.pipeline.chunk_files import ChunkFiles, jsonl_texts, write_chunks
@@ -129,6 +131,25 @@ def test_two_processes_do_not_write_one_file(minilm, tmp_path):
     with pytest.raises(DatastoreError, match="Another process is making .*chunks.npy"):
         next(write_chunks(lambda: [["a"]], minilm, files_in(tmp_path), 11))
     events.close()
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(minilm, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunk_files, "_BLOCKS_AT_ONCE", 1)
+    monkeypatch.setattr(unfinished, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    append, calls = files.ArrayWriter.append, []
+
+    def full(self, rows):
+        calls.append(rows)
+        if len(calls) > 3 * 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(self, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.ArrayWriter, "append", full)
+        with pytest.raises(DatastoreError, match="chunks.npy: No space left on device. Make room there"):
+            list(write_chunks(edge_texts, minilm, files_in(tmp_path), 64))
+    events = list(write_chunks(edge_texts, minilm, files_in(tmp_path), 64))
+    assert events[0].note == "going on after document 5" and contents(tmp_path) == contents(EDGE)
 
 
 def test_more_chunks_than_allowed_lose_nothing(minilm, tmp_path, monkeypatch):

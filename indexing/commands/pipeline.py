@@ -552,7 +552,7 @@ class _Throttled:
     """Shows how far events are, once a second and at the end; remarks at once."""
 
     def __init__(self, what: str):
-        self._what, self._last = what, 0.0
+        self._what, self._last, self._shown = what, 0.0, (0, 0)
 
     def __call__(self, event: Any) -> None:
         if isinstance(event, ShardAdded):
@@ -562,9 +562,9 @@ class _Throttled:
         done, total = (event.chunks, 0) if isinstance(event, Chunked) else (event.done, event.total)
         now = time.monotonic()
         finished = isinstance(event, Embedded | Retrieved | IndexEvent) and done == total
-        if self._what and done and (finished or now - self._last > 1):
+        if self._what and done and (done, total) != self._shown and (finished or now - self._last > 1):
             progress(self._what, done, total)
-            self._last = now
+            self._last, self._shown = now, (done, total)
 
 
 def _tokenizer_of(chunks: Path, name: str | None) -> MarkedTokenizer:

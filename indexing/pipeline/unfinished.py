@@ -38,7 +38,7 @@ class Unfinished:
 
     def __init__(self, output: Path, made_from: dict[str, Any]):
         self.folder = output.with_name(output.name + SUFFIX)
-        self._made_from = made_from
+        self._output, self._made_from = output, made_from
         self._writers: dict[str, files.ArrayWriter] = {}
         self._last_checkpoint = time.monotonic()
         try:
@@ -111,14 +111,22 @@ class Unfinished:
     def __enter__(self) -> "Unfinished":
         return self
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._close_writers()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self._close_writers()
+        except OSError as full:  # what the last checkpoint tells of is on the disk all the same
+            error = error or full
         self._lock.close()
+        if isinstance(error, OSError):
+            raise DatastoreError(
+                f"Cannot write {self._output}: {error.strerror}. Make room there and run it again: it goes "
+                "on from where it was."
+            ) from error
 
     def _close_writers(self) -> None:
-        for writer in self._writers.values():
+        writers, self._writers = self._writers, {}
+        for writer in writers.values():
             writer.close()
-        self._writers = {}
 
 
 def write_rows(
