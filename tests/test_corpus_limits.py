@@ -11,9 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from conftest import SENTENCES
 from corpus_files import archive, page, parquet, pdf
 
-from indexing.corpus import Document, Limits, read_files
+from indexing.corpus import Document, Limits, documents, read_files
 from indexing.corpus.archives import MAX_UNPACKED
 from indexing.corpus.child import Child
 from indexing.errors import CorpusError
@@ -229,6 +230,18 @@ def test_the_pieces_of_a_file_are_those_of_its_text(tmp_path):
     blankless = Document("a", "a", "東" * 2_500_000, "a")
     assert [len(piece) for piece in blankless.pieces()] == [1_000_000, 1_000_000, 500_000]
     assert list(Document("a", "a", "", "a").pieces()) == []
+
+
+def test_a_text_has_the_same_tokens_whole_and_in_pieces(tokenizer, monkeypatch):
+    text = "".join(
+        f"{sentence}{blank}" for blank in (" ", "\n\n", "  \t", "\n ") for sentence in SENTENCES * 3
+    )
+    whole = tokenizer.encode(text)
+    for piece in (61, 97, 1009):
+        monkeypatch.setattr(documents, "PIECE", piece)
+        pieces = list(documents.Document("a", "a", text, "a").pieces())
+        assert len(pieces) > 3 and max(map(len, pieces)) <= piece
+        assert [id for each in pieces for id in tokenizer.encode(each)] == list(whole)
 
 
 def test_a_long_file_that_is_not_text_is_refused_with_its_byte(tmp_path):
