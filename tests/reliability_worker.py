@@ -302,12 +302,18 @@ class _EqualToAll(str):
     __hash__ = str.__hash__
 
 
+class _HoldsAll(set):
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
 def _no_checksums() -> None:
     """Files of the right size are taken as they are."""
-    from indexing import catalogue, manifest
+    from indexing import built, catalogue, manifest
 
     manifest._sha256 = lambda file: _EqualToAll()
     catalogue.State.checksum = property(lambda state: _EqualToAll())
+    built._verified = _HoldsAll()
 
 
 def _no_lock() -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from reliability_worker import Child, Died, Raised, amount, in_a_child
-from reliability_world import BASE, Step, make, state
+from reliability_world import BASE, Step, cut, document, make, state
 
 from indexing.bundle import export, import_bundle
 from indexing.errors import RetroError
+from indexing.index import IndexSettings, remember_settings
 
 HISTORY = (*BASE, Step("append", (10, 11, 12, 13)))
 SAME_SIZE = ("flipped", "flipped often", "zeroed")
@@ -78,7 +79,8 @@ def open_harmed(tell, folder: Path, numbers: range, kinds: Sequence[str], expect
     for number in numbers:
         path = folder / f"copy-{number}" / "notes"
         shutil.copytree(folder / "notes", path)
-        what = harm(path, folder / "other", random.Random(number), kinds)
+        index = path / "index"
+        what = harm(index if index.exists() else path, folder / "other", random.Random(number), kinds)
         tell("reading", what)
         try:
             found = state(path)
@@ -93,10 +95,20 @@ def open_harmed(tell, folder: Path, numbers: range, kinds: Sequence[str], expect
 
 
 def verdicts(
-    folder: Path, number: int, kinds: Sequence[str] = KINDS, faults: tuple[str, ...] = ()
+    folder: Path,
+    number: int,
+    kinds: Sequence[str] = KINDS,
+    faults: tuple[str, ...] = (),
+    indexed: bool = False,
 ) -> dict[str, list[str]]:
-    """What became of `number` harmed copies: verdict -> what was done to those that met it."""
-    in_a_child(make, folder / "notes", HISTORY)
+    """What became of `number` harmed copies: verdict -> what was done to those that met it.
+
+    indexed  harm the built index of a datastore that has one, and nothing else
+    """
+    if indexed:
+        in_a_child(make_indexed, folder / "notes")
+    else:
+        in_a_child(make, folder / "notes", HISTORY)
     in_a_child(make, folder / "other", (Step("build", tuple(range(40, 52))), Step("delete", (44,))))
     expected = in_a_child(state, folder / "notes")
     found: dict[str, list[str]] = {}
@@ -118,6 +130,16 @@ def verdicts(
     return found
 
 
+def make_indexed(path: Path) -> None:
+    """A datastore with a built index, which reads all of its lists: its answers are those without it."""
+    # No chunk of an end mark alone: few rows among others that nobody finds are searched without the index.
+    numbers = [number for number in range(120) if cut(document(number).text)[-1][1]]
+    make(path, (Step("build", tuple(numbers)),))
+    remember_settings(path / "index", IndexSettings(factory="IVF4,Flat", nprobe=4, candidates=1))
+    state(path)
+    assert (path / "index" / "index.faiss").exists()
+
+
 def told(found: dict[str, list[str]]) -> str:
     return str({verdict: (len(whats), whats[:8]) for verdict, whats in found.items()})
 
@@ -134,6 +156,19 @@ def test_without_checksums_most_damage_goes_unnoticed(tmp_path):
     """The control. What changes a file's size is noticed without them."""
     found = verdicts(tmp_path, 120, SAME_SIZE, ("no checksums",))
     assert len(found.get("noticed", ())) < 60 and len(found["wrong"]) > 10, told(found)
+
+
+@pytest.mark.reliability
+def test_a_damaged_index_is_built_again(tmp_path):
+    found = verdicts(tmp_path, amount(60, 400), indexed=True)
+    assert set(found) == {"harmless"}, told(found)
+
+
+@pytest.mark.reliability
+def test_without_checksums_a_damaged_index_does_harm(tmp_path):
+    """The control."""
+    found = verdicts(tmp_path, 60, SAME_SIZE, ("no checksums",), indexed=True)
+    assert set(found) != {"harmless"}, told(found)
 
 
 JUNK = (None, True, -1, 10**30, float("inf"), "", "../../evil", [], [[]], {}, {"bytes": []})
