@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from indexing.errors import InputError
+from indexing.exact import nearest_of
 from indexing.index import FlatIndex, Index, IndexSettings, open_index
+from indexing.segment import stacked
 
 DIM = 24
 
@@ -128,6 +130,22 @@ def test_rows_added_since_are_found_too(factory, tmp_path):
     assert (before.search(queries, 1009)[0] >= 0).all()
 
 
+@pytest.mark.parametrize("factory", ["", "IVF13,PQ6x4fs"])
+def test_vectors_in_several_files_are_as_good(factory, tmp_path):
+    vectors, documents = texts_like(1301)
+    files = []
+    for number, rows in enumerate((slice(0, 700), slice(700, 701), slice(701, 1301))):
+        np.save(tmp_path / f"{number}.npy", vectors[rows])
+        files.append(np.load(tmp_path / f"{number}.npy", mmap_mode="r"))
+    queries, own = vectors[::97].astype(np.float32), documents[::97]
+    odd = np.arange(1301) % 2 == 1
+    one, several = (opened(v, documents.astype(np.int32), factory) for v in (vectors, stacked(files)))
+    for n in (1, len(queries)):
+        for mask in (None, odd):
+            answers = [index.search(queries[:n], 5, own[:n], mask) for index in (one, several)]
+            assert all(np.array_equal(a, b) for a, b in zip(*answers, strict=True))
+
+
 def test_all_vectors_alike():
     vectors = np.repeat(texts_like(1)[0], 701, axis=0)
     documents = np.arange(701) // 100
@@ -165,6 +183,21 @@ def test_what_the_copy_cannot_prove_is_read_through(monkeypatch):
     monkeypatch.setattr("indexing.exact.scan", lambda *a: calls.append(1) or scan(*a))
     check(FlatIndex(vectors, documents), vectors, documents, queries, 7)
     assert calls
+
+
+def test_a_missing_candidate_is_not_the_last_row():
+    """faiss says -1 where it found nothing, and numpy reads -1 as the last."""
+    vectors, documents = texts_like(311)
+    query = vectors[-1:].astype(np.float32)
+    rows = np.array([[-1, 3, -1, 5, -1]])
+    ids, distances = nearest_of(vectors, documents, query, rows, 4, np.array([-1]))
+    assert sorted(ids[0, :2]) == [3, 5] and ids[0, 2:].tolist() == [-1, -1]
+    assert np.isfinite(distances[0, :2]).all() and np.isinf(distances[0, 2:]).all()
+    assert (nearest_of(vectors, documents, query, rows * 0 - 1, 4, np.array([-1]))[0] == -1).all()
+    # A list of an IVF that is shorter than the candidates asked for.
+    lonely = opened(vectors, documents, "IVF7,Flat", nprobe=1, candidates=300, recall=0.0)
+    others = documents != documents[-1]
+    check(lonely, vectors, documents, query, 9, documents[-1:], others, least_recall=0.3)
 
 
 @pytest.mark.parametrize("factory", ["", "IVF5,SQ8"])
