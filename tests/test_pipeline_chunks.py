@@ -220,12 +220,15 @@ def test_what_is_embedded_is_the_text_without_marks(minilm):
     assert minilm.decode(np.array([[101, 2079, 2025, 1012, 102, 0]])) == ["do not."], "nothing is tidied up"
 
 
-def test_a_tokenizer_by_any_name(tokenizer, tmp_path, retro_home):
+def test_a_tokenizer_by_any_name(tokenizer, tmp_path, retro_home, monkeypatch):
     folder = retro_home / "models" / "own"
     folder.mkdir(parents=True)
     tokenizer.save(folder)
     names = [folder, folder / "tokenizer.json", "own"]
     assert {open_tokenizer(name).fingerprint for name in names} == {tokenizer.fingerprint}
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path)  # a folder of that name that holds none does not hide the model
+    assert open_tokenizer("own").fingerprint == tokenizer.fingerprint
     keep_tokenizer(open_tokenizer("own"), tmp_path / "data")
     keep_tokenizer(open_tokenizer("own"), tmp_path / "data")
     assert open_tokenizer(tmp_path / "data").fingerprint == tokenizer.fingerprint

