@@ -24,7 +24,7 @@ from indexing.pipeline.examples import Examples
 from indexing.pipeline.index_files import IndexEvent, ShardAdded, build_index, train_index
 from indexing.pipeline.neighbour_files import Retrieved, retrieve_neighbours
 from indexing.pipeline.prepare import DATA_SPEC, Settings, prepare
-from indexing.pipeline.specs import write_data_spec, write_index_spec
+from indexing.pipeline.specs import read_data_spec, write_data_spec, write_index_spec
 from indexing.pipeline.tokens import (
     DEFAULT_TOKENIZER,
     MARKS,
@@ -455,9 +455,7 @@ def _shards(arguments: argparse.Namespace, last: str) -> list[dict[str, Path]]:
 
 
 def _browse(arguments: argparse.Namespace) -> None:
-    # The tokenizer tells what padding is, and its place is told by the spec.
-    from indexing.pipeline.specs import read_data_spec
-
+    # The tokenizer tells what padding is, and the spec where to look for one.
     first_chunks = read_data_spec(arguments.spec)[0][0]["chunks"]
     tokenizer = _tokenizer_of(first_chunks, arguments.tokenizer)
     examples = Examples(
