@@ -61,7 +61,7 @@ SEGMENT_FILES = (
 )
 
 # Texts that are tokenised together: enough for both cores, small beside the model.
-_CHARACTERS_AT_ONCE = 1_000_000
+_CHARACTERS_AT_ONCE = 500_000
 _DOCUMENTS_AT_ONCE = 1000
 _ROWS_AT_ONCE = 1 << 14
 _BYTES_AT_ONCE = 1 << 24
