@@ -4,6 +4,7 @@ import contextlib
 import random
 import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from reliability_world import WORDS
 
 from indexing import paths
 from indexing.build import build
-from indexing.corpus import read_files
+from indexing.corpus import Document, read_files
 from indexing.datastore import Datastore
 from indexing.tokenizer import Tokenizer
 
@@ -33,22 +34,33 @@ class LengthEmbedder:
         return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def write_huge(path: Path) -> None:
-    """A text of `MEGABYTES` whose lines are numbered, so that none is like another."""
+class InOnePiece(Document):
+    def pieces(self) -> Iterator[str]:
+        yield self.text
+
+
+def write_huge(path: Path, megabytes: int) -> None:
+    """A text of so many megabytes whose lines are numbered, so that none is like another."""
     rng = random.Random(8)
     lines = [" ".join(rng.choice(WORDS) for _ in range(rng.randint(3, 30))) for _ in range(1000)]
     with open(path, "w", encoding="utf-8") as file:
         number = 0
-        while file.tell() < MEGABYTES << 20:
+        while file.tell() < megabytes << 20:
             for line in lines:
                 file.write(f"{number} {line}\n")
                 number += 1
 
 
-def build_huge(file: Path, path: Path, stop_after: int | None = None) -> dict:
-    """Build a datastore of one file, or stop after some events: what it took in bytes, seconds and events."""
+def build_huge(file: Path, path: Path, stop_after: int | None = None, whole: bool = False) -> dict:
+    """Build a datastore of one file, or stop after some events: what it took in bytes, seconds and events.
+
+    whole  the document comes in one piece
+    """
     tokenizer = Tokenizer.load(paths.ASSETS / "datastores" / "factbook")
-    events = build(path, read_files([file]), tokenizer, LengthEmbedder())
+    documents = read_files([file])
+    if whole:
+        documents = (InOnePiece(each.id, each.title, each.text, each.source) for each in documents)
+    events = build(path, documents, tokenizer, LengthEmbedder())
     longest: dict[str, float] = {}  # stage -> seconds between two events
     count, before = 0, seconds_running()
     for event in events:
@@ -79,7 +91,7 @@ def seconds_running() -> float:
 @pytest.mark.reliability
 def test_memory_is_bounded_progress_shows_and_a_stop_is_obeyed(tmp_path):
     file, path = tmp_path / "huge.txt", tmp_path / "notes"
-    write_huge(file)
+    write_huge(file, MEGABYTES)
     begin = time.monotonic()
     whole = in_a_child(build_huge, file, path, timeout=7200)
     print(f"{MEGABYTES} MB in {time.monotonic() - begin:.0f} s: {whole}")
@@ -91,6 +103,14 @@ def test_memory_is_bounded_progress_shows_and_a_stop_is_obeyed(tmp_path):
         stopped = in_a_child(build_huge, file, tmp_path / "stopped", after, timeout=7200)
         assert stopped["closing"] + max(whole["longest"].values()) <= LONGEST_WAIT, stopped
         assert not [each.name for each in tmp_path.iterdir() if "stopped" in each.name and each.is_dir()]
+
+
+@pytest.mark.reliability
+def test_a_document_in_one_piece_keeps_everybody_waiting(tmp_path):
+    """The control."""
+    write_huge(tmp_path / "huge.txt", 12)
+    took = in_a_child(build_huge, tmp_path / "huge.txt", tmp_path / "notes", 3, True, timeout=600)
+    assert max(took["longest"].values()) > LONGEST_WAIT
 
 
 def compare(file: Path, datastore: Datastore) -> None:

@@ -6,14 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as some
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from reliability_worker import FULL, amount
 from reliability_world import WORDS, Content, M, Step, canary, cut, differs, embedder, nearest, tokenizer
 
+from indexing import datastore
 from indexing.bundle import export, import_bundle
 from indexing.datastore import Datastore
+from indexing.errors import DatastoreError
 
 
 class Living(RuleBasedStateMachine):
@@ -122,12 +131,12 @@ class Living(RuleBasedStateMachine):
 
     @invariant()
     def holds_what_it_should(self):
-        datastore, store = self.datastore, self.datastore.chunks
-        alive = np.asarray(datastore.alive)
+        snapshot, store = self.datastore, self.datastore.chunks
+        alive = np.asarray(snapshot.alive)
         of, starts = np.asarray(store.chunk2seq), np.asarray(store.starts)
-        assert datastore.num_documents == len(self.content)
-        held = [number for number in range(len(datastore.documents)) if alive[of == number].any()]
-        assert [datastore.documents[number] for number in held] == list(self.content.values())
+        assert snapshot.num_documents == len(self.content)
+        held = [number for number in range(len(snapshot.documents)) if alive[of == number].any()]
+        assert [snapshot.documents[number] for number in held] == list(self.content.values())
         for number, document in zip(held, self.content.values(), strict=True):
             rows = np.flatnonzero(of == number)
             chunks = cut(document.text)
@@ -135,8 +144,8 @@ class Living(RuleBasedStateMachine):
             assert np.array_equal(rows, rows[0] + np.arange(len(chunks)))
             assert np.array_equal(store.tokens[rows], [tokens for _, _, tokens, _ in chunks])
             assert starts[rows].tolist() == [offset for offset, *_ in chunks]
-            assert "".join(datastore.text(row) for row in rows) == document.text
-            assert [datastore.embeddings[row].tobytes() for row in rows] == [vector for *_, vector in chunks]
+            assert "".join(snapshot.text(row) for row in rows) == document.text
+            assert [snapshot.embeddings[row].tobytes() for row in rows] == [vector for *_, vector in chunks]
 
     @invariant()
     def has_purged_what_it_should(self):
@@ -163,3 +172,17 @@ class TestAFewChanges(Living.TestCase):
 @pytest.mark.reliability
 class TestManyChanges(Living.TestCase):
     settings = trying(amount(12, 200), amount(25, 50))
+
+
+@pytest.mark.reliability
+def test_a_datastore_that_finds_the_deleted_is_found_out(monkeypatch):
+    """The control."""
+    open_index = datastore.open_index
+
+    def careless(vectors, documents, alive, *rest, **options):
+        return open_index(vectors, documents, np.ones_like(alive), *rest, **options)
+
+    monkeypatch.setattr(datastore, "open_index", careless)
+    quick = settings(trying(40, 25), phases=[Phase.generate], derandomize=True)
+    with pytest.raises((AssertionError, DatastoreError)):
+        run_state_machine_as_test(Living, settings=quick)
