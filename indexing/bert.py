@@ -31,9 +31,10 @@ Precision = Literal["exact", "bf16", "int8"]
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 
-# Tokens of a batch. On a CPU the widest activations of a thread's share, 2 MB, should about fit into the
-# second-level cache; a GPU wants to be kept busy.
-_TOKENS_PER_THREAD, _TOKENS_ON_CUDA = 384, 1 << 15
+# Tokens of a batch. On a CPU a thread's share should be near in size to its second-level cache; but threads
+# wait for each other after every operation: small batches suffer from that on a busy computer.
+# A GPU wants to be kept busy.
+_TOKENS_PER_THREAD, _TOKENS_ON_CUDA = 768, 1 << 15
 _TEXTS_AT_ONCE = 4096  # that are tokenised before the first is embedded: bounds what is in memory
 _INT8_ACTIVATION, _INT8_WEIGHT = 127, 63
 
