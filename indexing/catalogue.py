@@ -128,7 +128,7 @@ def checksum(folder: Path) -> str:
     try:
         with closing(_connect(file, "rw" if _writable(file) else "ro")) as database:
             return str(database.execute("SELECT checksum FROM state").fetchone()[0])
-    except (sqlite3.Error, TypeError) as error:
+    except (sqlite3.Error, *UNREADABLE) as error:  # a damaged schema makes errors that are no UTF-8
         raise _damaged(folder, str(error)) from error
 
 

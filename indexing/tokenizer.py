@@ -72,7 +72,8 @@ class Tokenizer:
         return cls(inner, Path(folder).resolve().name)
 
     def save(self, folder: Path) -> None:
-        self._inner.save(str(folder / TOKENIZER_FILE))
+        # Not by the library, which raises a bare Exception when the disk is full.
+        (folder / TOKENIZER_FILE).write_bytes(self._inner.to_str(pretty=True).encode())
 
     def hugging_face_settings(self) -> dict[str, Any]:
         """What tokenizer_config.json holds: with it Hugging Face's AutoTokenizer opens tokenizer.json, gives
