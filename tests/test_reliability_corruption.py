@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from reliability_worker import Child, Died, Raised, amount, in_a_child
-from reliability_world import BASE, Step, cut, document, make, state
+from reliability_world import ABSENT, BASE, Step, cut, document, make, state
 
 from indexing.bundle import export, import_bundle
 from indexing.errors import RetroError
@@ -89,7 +89,8 @@ def open_harmed(tell, folder: Path, numbers: range, kinds: Sequence[str], expect
         except Exception as error:
             tell("not ours", f"{what}: {type(error).__name__}: {error}")
         else:
-            tell("harmless" if found == expected else "wrong", what)
+            same = "harmless" if found == expected else "wrong"
+            tell("noticed" if found == ABSENT else same, what)
         shutil.rmtree(path.parent)
     tell("done")
 
