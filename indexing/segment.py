@@ -485,7 +485,7 @@ class SegmentWriter:
         for writer in self._arrays.values():
             writer.close()
         _close_synced(self._texts)
-        self.num_repeated = self.num_documents - len(np.unique(np.frombuffer(self._text_hashes, np.uint64)))
+        self.num_repeated = _num_repeated(self._text_hashes)
         del self._text_hashes
         return self._labels.finish(taken)
 
@@ -549,49 +549,80 @@ class _LabelWriter:
     def __init__(self, folder: Path):
         self._folder = folder
         self._file = open(folder / DOCUMENTS_FILE, "wb")  # noqa: SIM115 - closed by `finish`
-        self._hashes, self._offsets = array("Q"), array("q", [0])
+        self._hashes = array("Q")
+        self._offsets = files.ArrayWriter(folder / LABEL_OFFSETS_FILE, np.int64)
+        self._waiting = array("q", [0])  # offsets that are not written yet
 
     def add(self, label: Label) -> None:
         self._file.write(label_line(label))
-        self._offsets.append(self._file.tell())
         self._hashes.append(id_hash(label.id))
+        self._ends_at(self._file.tell())
+
+    def _ends_at(self, offset: int) -> None:
+        self._waiting.append(offset)
+        if len(self._waiting) >= _ROWS_AT_ONCE:
+            self._write_offsets()
+
+    def _write_offsets(self) -> None:
+        self._offsets.append(np.array(self._waiting))
+        self._waiting = array("q")
 
     def finish(self, taken: Sequence[Segment]) -> int:
         _close_synced(self._file)
-        hashes, offsets = np.frombuffer(self._hashes, np.uint64), np.frombuffer(self._offsets, np.int64)
-        order = np.argsort(hashes, kind="stable")
-        repeats = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
-        others = np.concatenate([np.empty(0, np.uint64), *(segment.ids[:, 0] for segment in taken)])
-        again = np.union1d(repeats, np.flatnonzero(np.isin(hashes, others)))
-        if len(again):
-            self._rename({*again.tolist()}, {*others.tolist(), *hashes.tolist()}, hashes, offsets)
+        hashes = np.frombuffer(self._hashes, np.uint64)
+        again = [np.flatnonzero(np.isin(hashes, segment.ids[:, 0])) for segment in taken]
+        if _num_repeated(self._hashes):
             order = np.argsort(hashes, kind="stable")
-        files.save_array(self._folder / LABEL_OFFSETS_FILE, offsets)
+            again.append(order[1:][hashes[order[1:]] == hashes[order[:-1]]])
+        again = np.unique(np.concatenate(again)) if again else _NO_IDS
+        if len(again):
+            self._rename({*again.tolist()}, [np.sort(hashes), *(segment.ids[:, 0] for segment in taken)])
+        self._write_offsets()
+        self._offsets.close()
+        order = np.argsort(hashes)
         with files.ArrayWriter(self._folder / IDS_FILE, np.uint64, (2,)) as ids:
             for start in range(0, len(order), _ROWS_AT_ONCE):
                 numbers = order[start : start + _ROWS_AT_ONCE]
                 ids.append(np.stack([hashes[numbers], numbers.astype(np.uint64)], axis=1))
         return len(again)
 
-    def _rename(self, again: set[int], known: set[int], hashes: np.ndarray, offsets: np.ndarray) -> None:
+    def _rename(self, again: set[int], known: Sequence[np.ndarray]) -> None:
+        """Write documents.jsonl anew. `known` are the sorted hashes of all ids that there are."""
         repeats: Counter[str] = Counter()
+        given: set[int] = set()
+
+        def is_taken(name: str) -> bool:
+            hashed = np.uint64(id_hash(name))
+            places = [(hashes, int(np.searchsorted(hashes, hashed))) for hashes in known]
+            return int(hashed) in given or any(
+                place < len(hashes) and hashes[place] == hashed for hashes, place in places
+            )
+
+        self._offsets = files.ArrayWriter(self._folder / LABEL_OFFSETS_FILE, np.int64)
+        self._waiting = array("q", [0])
         old, new = self._folder / DOCUMENTS_FILE, self._folder / f"{files.UNFINISHED}{DOCUMENTS_FILE}"
         with open(old, "rb") as lines, open(new, "wb") as file:
             for number, line in enumerate(lines):
                 if number in again:
                     label = Label(**json.loads(line))
                     name = label.id
-                    while id_hash(name) in known:
+                    while is_taken(name):
                         repeats[label.id] += 1
                         name = f"{label.id}#{repeats[label.id] + 1}"
-                    hashes[number] = id_hash(name)
-                    known.add(int(hashes[number]))
+                    self._hashes[number] = id_hash(name)
+                    given.add(self._hashes[number])
                     line = label_line(dataclasses.replace(label, id=name))
                 file.write(line)
-                offsets[number + 1] = file.tell()
+                self._ends_at(file.tell())
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, old)
+
+
+def _num_repeated(hashes: array) -> int:
+    """How many have the value of an earlier one."""
+    ordered = np.sort(np.frombuffer(hashes, np.uint64))
+    return int((ordered[1:] == ordered[:-1]).sum())
 
 
 def label_line(label: Label) -> bytes:

@@ -214,7 +214,7 @@ def preview(documents: list[Document]) -> dict[str, Any]:
         tokens += len(ids)
         characters += len(begin)
         note = (
-            f"{len(ids):,} tokens · {len(cuts) - 1:,} chunks"
+            f"{len(ids):,} tokens · {len(cuts) - 1:,} chunk{'' if len(cuts) == 2 else 's'}"
             if whole
             else f"{document.characters:,} characters"
         )
