@@ -274,7 +274,8 @@ def _int8_linear(weight: "torch.Tensor", bias: "torch.Tensor") -> Callable:
         largest = x.abs().amax(1, keepdim=True).clamp_min_(1e-12)
         numbers = x.mul(_INT8_ACTIVATION / largest).round_().to(torch.int8)
         sums = torch._int_mm(numbers, whole.t())
-        return (sums * (largest / _INT8_ACTIVATION)).mul_(scale).add_(bias)
+        result = sums * (largest / _INT8_ACTIVATION)
+        return torch.addcmul(bias, result, scale, out=result)
 
     return product
 

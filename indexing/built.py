@@ -47,9 +47,9 @@ _SAMPLED_QUERIES = 400
 _ABANDONED_SECONDS = 3600
 _LEAST_CANDIDATES = 32
 _MOST_CANDIDATES = 160  # per neighbour, when looking for enough recall
-_MARGIN = 0.2  # of the missing recall
+_MARGIN = 0.02  # of the missing recall
 _MOST_STEPS = 10  # towards enough recall
-_NEAR, _NEAR_STEP, _FAR_STEP = 0.015, 1.2, 1.5  # nprobe is raised by less where little is missing
+_NEAR, _NEAR_STEP, _FAR_STEP = 0.015, 1.06, 1.5  # nprobe is raised by less where little is missing
 _RECALLED = 10  # recall is measured among so many neighbours
 
 _verified: set[tuple] = set()  # (device, inode, time of change, size) of files whose checksum was right

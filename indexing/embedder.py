@@ -95,8 +95,8 @@ def describe(name: str) -> str:
         )
     if name == INT8_EMBEDDER:
         return (
-            f"{name}: the default's weights in whole numbers. Nearly twice as fast on any processor; about "
-            "nine of ten neighbours are the default's, the others nearly as near."
+            f"{name}: the default's weights in whole numbers. Up to one and a half times as fast; about nine "
+            "of ten neighbours are the default's, the others nearly as near."
         )
     if name == STATIC_EMBEDDER:
         return (

@@ -140,7 +140,9 @@ list(build("notes", [read_text(s) for s in SENTENCES], tokenizer, embedder, repl
 """
 
 
-CUT_OFF = KILLED.split("embedder = HashingEmbedder()")[0] + """
+CUT_OFF = (
+    KILLED.split("embedder = HashingEmbedder()")[0]
+    + """
 embedder = HashingEmbedder()
 embed = embedder.embed
 
@@ -155,6 +157,7 @@ tokenizer = train_byte_level_bpe(SENTENCES * 3, vocab_size=400, name="tiny")
 texts = [read_text(f"{{SENTENCES[i % 6]}} Number {{i}}.", f"t{{i}}") for i in range(60)]
 list(build("notes", texts, tokenizer, embedder, chunk_size=16))
 """
+)
 
 
 def test_what_was_embedded_before_sigkill_is_not_embedded_again(tokenizer, embedder):

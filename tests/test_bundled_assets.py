@@ -82,9 +82,7 @@ def test_the_model_continues_a_text_and_reads(demo_model, datastore):
     from retro_core.config import GenerationConfig
     from retro_core.generation import Finished, Retrieved, generate
 
-    retriever = Datastore.open(
-        DATASTORE, tokenizer=demo_model.tokenizer, embedder=open_embedder()
-    )
+    retriever = Datastore.open(DATASTORE, tokenizer=demo_model.tokenizer, embedder=open_embedder())
     config = GenerationConfig(max_new_tokens=4, temperature=0.0, ignore_end=True)
     prompt = "Rwanda — Geography\nLocation: Central Africa,"
     events = list(generate(demo_model.model, demo_model.tokenizer, prompt, retriever, config))
