@@ -422,8 +422,12 @@ def load(folder: Path, parts: Parts, dim: int) -> BuiltIndex | None:
             if about is None or about.dim != dim or not about.covers(parts):
                 return None
             with _faiss_limits:
+                usual = faiss.get_deserialization_vector_byte_limit()  # of the process: others read too
                 faiss.set_deserialization_vector_byte_limit(before.st_size)
-                index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
+                try:
+                    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
+                finally:
+                    faiss.set_deserialization_vector_byte_limit(usual)
             after = path.stat()
         except (OSError, RuntimeError, MemoryError):
             return None

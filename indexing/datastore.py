@@ -288,11 +288,7 @@ class Datastore:
         A chunk without ordinary tokens (padding and end marks only) has no neighbours and is none.
         """
         chunks = np.asarray(chunks)
-        if chunks.shape[-1] != self.chunks.chunk_size:
-            raise MismatchError(
-                f"Datastore {self.name!r} has chunks of {self.chunks.chunk_size} tokens, but was asked with "
-                f"chunks of {chunks.shape[-1]}. Build it again with the model's chunk size."
-            )
+        self.expect_chunks_of(chunks.shape[-1])
         shape, k = chunks.shape[:-1], num_neighbours
         chunks = chunks.reshape(-1, chunks.shape[-1])
         exclude = None
@@ -303,6 +299,14 @@ class Datastore:
         ids = ids.reshape(*shape, k)
         tokens = self.chunks.retrieved_tokens(ids, self.num_continuations)
         return Neighbours(ids, distances.reshape(*shape, k), tokens, self.chunks.pad_id)
+
+    def expect_chunks_of(self, num_tokens: int) -> None:
+        """Raise MismatchError unless the datastore's chunks are as long."""
+        if num_tokens != self.chunks.chunk_size:
+            raise MismatchError(
+                f"Datastore {self.name!r} has chunks of {self.chunks.chunk_size} tokens, but was asked with "
+                f"chunks of {num_tokens}. Build it again with the model's chunk size."
+            )
 
     def nearest(
         self,

@@ -17,7 +17,7 @@ import numpy as np
 from indexing.bm25 import WordsIndexed
 from indexing.client import RemoteRetriever, open_remote
 from indexing.datastore import Datastore, Provenance
-from indexing.errors import InputError, MismatchError
+from indexing.errors import InputError
 from indexing.neighbours import (
     GIVEN,
     NO_CHUNK,
@@ -98,12 +98,8 @@ class Lookup:
         """
         chunks = np.asarray(chunks)
         shape, k = chunks.shape[:-1], num_neighbours
-        if isinstance(self.datastore, Datastore) and chunks.shape[-1] != self.datastore.chunks.chunk_size:
-            raise MismatchError(
-                f"Datastore {self.datastore.name!r} has chunks of {self.datastore.chunks.chunk_size} tokens, "
-                f"but was asked with chunks of {chunks.shape[-1]}. Build it again with the model's chunk "
-                "size."
-            )
+        if isinstance(self.datastore, Datastore):
+            self.datastore.expect_chunks_of(chunks.shape[-1])
         own = None
         if exclude_documents is not None:
             own = np.broadcast_to(exclude_documents, shape).reshape(-1)

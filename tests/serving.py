@@ -5,8 +5,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from conftest import SENTENCES
+from fakes import HashingEmbedder
 
 from indexing import service
+from indexing.build import build
+from indexing.corpus import Document
+from indexing.datastore import Datastore
+from indexing.tokenizer import Tokenizer
 
 
 @contextmanager
@@ -30,6 +38,15 @@ def serving(
         finally:
             server.should_exit = True
             thread.join()
+
+
+def five_texts(folder: Path, tokenizer: Tokenizer, chunk_size: int, dim: int) -> Datastore:
+    """A small datastore in `folder`."""
+    texts = [" ".join(SENTENCES[i:] + SENTENCES[:i]) for i in range(5)]
+    documents = [Document(f"doc-{i}", f"Title {i}", text, f"file, line {i}") for i, text in enumerate(texts)]
+    embedder = HashingEmbedder(dim=dim)
+    list(build(folder, documents, tokenizer, embedder, chunk_size=chunk_size))
+    return Datastore.open(folder, embedder=embedder)
 
 
 @contextmanager

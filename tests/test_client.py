@@ -15,22 +15,19 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import SENTENCES
 from fakes import HashingEmbedder
 from safetensors.numpy import load_file
-from serving import misbehaving, request_body, send_answer, serving
+from serving import five_texts, misbehaving, request_body, send_answer, serving
 
 from indexing import wire
-from indexing.build import build
 from indexing.chunks import ChunkStore
 from indexing.client import ClientLimits, RemoteIndexRetriever, RemoteRetriever, ServiceClient, open_remote
-from indexing.corpus import Document
 from indexing.datastore import Datastore
 from indexing.errors import ConfigError, InputError, MismatchError, ServiceError
 from indexing.service import Limits
 from indexing.tokenizer import train_byte_level_bpe
 
-FIXTURES = Path(__file__).parent / "data" / "reference" / "http"
+FIXTURES = Path(__file__).parent / "data" / "http"
 ROOT = Path(__file__).parent.parent
 M = 11
 DIM = 31
@@ -39,12 +36,7 @@ QUICK = ClientLimits(connect_seconds=0.2, read_seconds=0.3, seconds=0.5, pause_s
 
 @pytest.fixture(scope="module")
 def datastore(tmp_path_factory, tokenizer) -> Datastore:
-    folder = tmp_path_factory.mktemp("datastores") / "notes"
-    texts = [" ".join(SENTENCES[i:] + SENTENCES[:i]) for i in range(5)]
-    documents = [Document(f"doc-{i}", f"Title {i}", text, f"file, line {i}") for i, text in enumerate(texts)]
-    embedder = HashingEmbedder(dim=DIM)
-    list(build(folder, documents, tokenizer, embedder, chunk_size=M))
-    return Datastore.open(folder, embedder=embedder)
+    return five_texts(tmp_path_factory.mktemp("datastores") / "notes", tokenizer, M, DIM)
 
 
 @pytest.fixture(scope="module")

@@ -209,3 +209,12 @@ def test_recall_is_measured_against_all_rows():
     counted = (there & (found >= 0)).mean()
     assert poor.about.recall_at_10 == pytest.approx(counted, abs=0.04) and counted < 0.9
     assert open_index(*rows, None, IndexSettings(factory="IVF11,SQ8")).about.recall_at_10 >= 0.95
+
+
+def test_opening_a_built_index_leaves_other_readers_of_faiss_as_they_were(rows, folder):
+    """The limit that guards against forged lengths belongs to the whole process."""
+    import faiss
+
+    usual = faiss.get_deserialization_vector_byte_limit()
+    assert built.load(folder, rows[3], rows[0].shape[1]) is not None
+    assert faiss.get_deserialization_vector_byte_limit() == usual > 10**9

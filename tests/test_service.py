@@ -24,7 +24,7 @@ import pytest
 import uvicorn
 from conftest import SENTENCES
 from fakes import HashingEmbedder
-from serving import serving
+from serving import five_texts, serving
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from indexing import service, wire
@@ -39,7 +39,7 @@ from indexing.retrievers import open_lookup
 from indexing.service import Limits
 from indexing.upkeep import delete
 
-FIXTURES = Path(__file__).parent / "data" / "reference" / "http"
+FIXTURES = Path(__file__).parent / "data" / "http"
 ROOT = Path(__file__).parent.parent
 M = 13
 DIM = 29
@@ -48,12 +48,7 @@ TOKEN = "a-token-of-29-characters-long"
 
 @pytest.fixture(scope="module")
 def datastore(tmp_path_factory, tokenizer) -> Datastore:
-    folder = tmp_path_factory.mktemp("datastores") / "notes"
-    texts = [" ".join(SENTENCES[i:] + SENTENCES[:i]) for i in range(5)]
-    documents = [Document(f"doc-{i}", f"Title {i}", text, f"file, line {i}") for i, text in enumerate(texts)]
-    embedder = HashingEmbedder(dim=DIM)
-    list(build(folder, documents, tokenizer, embedder, chunk_size=M))
-    return Datastore.open(folder, embedder=embedder)
+    return five_texts(tmp_path_factory.mktemp("datastores") / "notes", tokenizer, M, DIM)
 
 
 @pytest.fixture(scope="module")
