@@ -55,7 +55,7 @@ _FLAT = {
 # Up to this size the content is hashed when a datastore opens, once in a process as long as no file seems
 # changed (about a second a GB); above, on request.
 _HASH_AT_OPEN = 1 << 30
-_HASH_BETWEEN_PAUSES = 64 << 20  # bytes
+_HASH_AT_ONCE, _HASH_BETWEEN_PAUSES = 1 << 20, 64 << 20  # bytes
 
 _hashing = threading.Lock()
 _hashes: dict[tuple[int, int, int, int], str] = {}  # (device, inode, time of any change, size) -> sha256
@@ -152,10 +152,13 @@ def hash_ahead(paths: Iterable[Path]) -> Iterator[None]:
     """Hash files, pausing now and then, so that `file_facts` knows their hashes at once."""
     for path in paths:
         with open(path, "rb") as opened:
-            digest = hashlib.sha256()
-            while block := opened.read(_HASH_BETWEEN_PAUSES):
+            digest, since_pause = hashlib.sha256(), 0
+            while block := opened.read(_HASH_AT_ONCE):
                 digest.update(block)
-                yield
+                since_pause += len(block)
+                if since_pause >= _HASH_BETWEEN_PAUSES:
+                    since_pause = 0
+                    yield
             with _hashing:
                 _hashes[_hash_key(opened)] = digest.hexdigest()
 
