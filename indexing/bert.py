@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from indexing import files
+
 if TYPE_CHECKING:
     import torch
 
@@ -114,14 +116,12 @@ class BertEmbedder:
 
     @cached_property
     def weights_sha256(self) -> str:
-        with open(self._folder / WEIGHTS_FILE, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.sha256(self._folder / WEIGHTS_FILE)
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the weights' and all that vectors depend on besides."""
-        with open(self._folder / TOKENIZER_FILE, "rb") as file:
-            tokenizer = hashlib.file_digest(file, "sha256").hexdigest()
+        tokenizer = files.sha256(self._folder / TOKENIZER_FILE)
         facts = {"kind": f"bert {self.precision}", "weights": self.weights_sha256, "tokenizer": tokenizer}
         facts |= asdict(self.encoder) | {"normalise": True, "prompt": ""}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

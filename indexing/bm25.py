@@ -370,7 +370,7 @@ def _weigh(folder: Path, num_rows: int, statistics: _Statistics) -> None:
 
 
 def _write_checked(folder: Path, name: str, facts: dict[str, Any], written: Sequence[Path]) -> None:
-    sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in written}
+    sums = {path.relative_to(folder).as_posix(): files.sha256(path) for path in written}
     facts = {**facts, "files": sums}
     files.write_json(folder / name, {**facts, "sha256": _of_json(facts)})
 
@@ -381,7 +381,7 @@ def _read_checked(folder: Path, name: str) -> dict[str, Any] | None:
     try:
         facts = json.loads((folder / name).read_bytes())
         own = facts.pop("sha256")
-        sums = {file: _sha256(folder / file) for file in facts["files"]}
+        sums = {file: files.sha256(folder / file) for file in facts["files"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return facts if own == _of_json(facts) and sums == facts["files"] else None
@@ -389,8 +389,3 @@ def _read_checked(folder: Path, name: str) -> dict[str, Any] | None:
 
 def _of_json(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

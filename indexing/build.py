@@ -237,8 +237,8 @@ def _embed(folder: Path, target: Path, tokenizer: Tokenizer, embedder: Embedder)
         raise
 
 
-class _ChunkTexts(Sequence[str]):
-    """What is embedded of each chunk, read from the disk when it is asked for."""
+class _ChunkTexts:
+    """What is embedded of each chunk, read from the disk when a slice of them is asked for."""
 
     def __init__(self, chunks: Path, tokenizer: Tokenizer):
         self._chunks, self._tokenizer = chunks, tokenizer
@@ -247,12 +247,9 @@ class _ChunkTexts(Sequence[str]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, rows: int | slice) -> str | list[str]:
-        if isinstance(rows, int):
-            return self[slice(rows, rows + 1)][0]
-        start, stop, step = rows.indices(self._count)
-        chunks = files.read_rows(self._chunks, start, stop)[::step]
-        return [self._tokenizer.decode(chunk) for chunk in chunks]
+    def __getitem__(self, rows: slice) -> list[str]:
+        start, stop, _ = rows.indices(self._count)
+        return [self._tokenizer.decode(chunk) for chunk in files.read_rows(self._chunks, start, stop)]
 
 
 def _summary(written: SegmentWriter) -> str:

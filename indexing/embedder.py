@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from indexing import static
+from indexing import files, static
 from indexing.bert import BertEmbedder, Encoder, Precision
 from indexing.errors import DatastoreError, MismatchError
 from indexing.static import DistilEvent, StaticEmbedder
@@ -178,8 +178,7 @@ class SentenceTransformerEmbedder:
         """What datastores of format 1 have stored: of the weights file, or of the hub id without a folder."""
         weights = self._folder / "model.safetensors" if self._folder else None
         if weights and weights.is_file():
-            with open(weights, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return files.sha256(weights)
         return hashlib.sha256(self.name.encode()).hexdigest()
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all: write beside, fsync, rename."""
 
+import hashlib
 import io
 import json
 import math
@@ -31,6 +32,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from indexing import built, files
 from indexing.advisor import TAIL_ROWS, TAIL_SHARE, Advice, IndexSettings, advice_for, check_factory
-from indexing.built import INDEX_FILE, About, BuiltIndex, IndexEvent, Parts
+from indexing.built import About, BuiltIndex, IndexEvent, Parts
 from indexing.errors import ConfigError, InputError
 from indexing.exact import (
     NO_DOCUMENT,
@@ -270,11 +270,6 @@ def remembered_settings(folder: Path | None) -> IndexSettings | None:
 def remember_settings(folder: Path, settings: IndexSettings) -> None:
     values = dataclasses.asdict(settings)
     files.write_json(Path(folder) / SETTINGS_FILE, {"settings": values, "sha256": _digest(values)})
-
-
-def about_index(folder: Path) -> About | None:
-    """What is known of the index kept in `folder`; None if there is none, or it is damaged."""
-    return built.read_about(Path(folder) / INDEX_FILE)
 
 
 def merged(

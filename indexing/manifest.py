@@ -189,8 +189,7 @@ def check_files(path: Path, manifest: dict, hash_all: bool = False) -> bool:
 def is_as_written(file: Path, facts: dict) -> bool:
     """Whether a file exists and has this size and content, read anew."""
     try:
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest() == facts["sha256"]
+        return files.sha256(file) == facts["sha256"]
     except OSError:
         return False
 

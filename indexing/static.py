@@ -110,7 +110,7 @@ def distil(name: str, teacher: Path, open_teacher: Callable[[], BertEmbedder]) -
     try:
         with files.new_folder(_folder(name), replace=True) as folder:
             files.save_array(folder / TABLE_FILE, table.astype(np.float16))
-            facts = {"fingerprint": _fingerprint(teacher), "sha256": _sha256(folder / TABLE_FILE)}
+            facts = {"fingerprint": _fingerprint(teacher), "sha256": files.sha256(folder / TABLE_FILE)}
             files.write_json(folder / FACTS_FILE, facts)
     except OSError as error:
         raise DatastoreError(
@@ -137,7 +137,9 @@ def _read(name: str, teacher: Path) -> np.ndarray | None:
     folder = _folder(name)
     try:
         facts = json.loads((folder / FACTS_FILE).read_bytes())
-        if facts["fingerprint"] != _fingerprint(teacher) or facts["sha256"] != _sha256(folder / TABLE_FILE):
+        if facts["fingerprint"] != _fingerprint(teacher) or facts["sha256"] != files.sha256(
+            folder / TABLE_FILE
+        ):
             return None
         return np.load(folder / TABLE_FILE, allow_pickle=False).astype(np.float32)
     except (OSError, ValueError, KeyError, TypeError):
@@ -150,10 +152,5 @@ def _fingerprint(teacher: Path) -> str:
     for file in sorted(path for path in teacher.rglob("*.json") if path.is_file()):
         digest.update(file.read_bytes())
     for file in sorted(teacher.glob("*.safetensors")):
-        digest.update(_sha256(file).encode())
+        digest.update(files.sha256(file).encode())
     return digest.hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

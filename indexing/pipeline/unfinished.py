@@ -10,7 +10,6 @@ A folder of other work (another input, other settings) is emptied: what it holds
 """
 
 import fcntl
-import hashlib
 import json
 import shutil
 import time
@@ -166,7 +165,6 @@ def write_rows(
 def sha256(path: Path) -> str:
     """Of a file's content. Raises DatastoreError if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.sha256(path)
     except OSError as error:
         raise DatastoreError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
