@@ -1,0 +1,263 @@
+"""A training run's folder: the names of its files, its status, its checkpoints, and how it is asked to stop.
+
+    config.json           the TrainConfig
+    model.json            the RetroConfig, and of which weights the base is, if there is one
+    command.json          the command that started it last: {"argv", "started", "version"}
+    status.json           see `Status`; written at least every `HEARTBEAT` seconds while it is being trained
+    log.txt               standard output and error, if it was started as a child process
+    metrics.jsonl         one line an event
+    samples.jsonl         texts written while training, with neighbours and without
+    tensorboard/          the same numbers, for TensorBoard
+    checkpoints/step-…/   model.safetensors, optimizer.pt, state.json
+    stop                  a file that asks the process to save and stop
+    checkpoint.pt         of runs from before there were several: the newest checkpoint
+
+No torch is needed to read any of this but the tensors themselves.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from indexing import files, paths
+from indexing.errors import CheckpointError
+
+CONFIG_FILE, MODEL_FILE, COMMAND_FILE = "config.json", "model.json", "command.json"
+STATUS_FILE, LOG_FILE, STOP_FILE = "status.json", "log.txt", "stop"
+METRICS_FILE, SAMPLES_FILE, TENSORBOARD_FOLDER = "metrics.jsonl", "samples.jsonl", "tensorboard"
+CHECKPOINTS_FOLDER, OLD_CHECKPOINT_FILE = "checkpoints", "checkpoint.pt"
+WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.pt", "state.json"
+
+RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
+HEARTBEAT, SILENCE = 5.0, 30.0  # seconds: between two of them; after which nobody is taken to be there
+STOPPED_EXIT_CODE = 143  # what a process ended by SIGTERM has
+_STEP = re.compile(r"step-(\d+)")
+_LOST = (
+    "The process is gone and did not say why: it was killed, or the computer went down. What it saved is "
+    "there; resume the run."
+)
+
+
+def run_folder(run: str, experiment_dir: str = "") -> Path:
+    """Where a run lives: `experiment_dir`/run, or among the user's runs. `run` with a slash in it is a folder
+    itself. Raises InputError for a name that cannot be one."""
+    if "/" in run and not experiment_dir:
+        return Path(run)
+    return (Path(experiment_dir) if experiment_dir else paths.runs_dir()) / paths.check_name(run)
+
+
+def next_version(experiment_dir: Path) -> str:
+    """version_N, N one more than the largest there is: how the reference (Lightning) numbers its runs."""
+    names = [path.name for path in experiment_dir.glob("version_*")] if experiment_dir.is_dir() else []
+    numbers = [int(name[8:]) for name in names if name[8:].isdigit()]
+    return f"version_{max(numbers, default=-1) + 1}"
+
+
+# ---------------------------------------------------------------------------------------------- status
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run is doing.
+
+    state        RUNNING, FINISHED, STOPPED (on request, resumable) or FAILED
+    pid          of the process that trains or trained it; pid_started: when the kernel started that process,
+                 in its ticks, as pids are used again (None where the system does not tell)
+    step, steps  optimiser steps done, and asked for
+    message      one sentence, empty while all is well
+    updated      seconds since 1970
+    """
+
+    state: str
+    pid: int
+    pid_started: int | None
+    step: int
+    steps: int
+    message: str
+    updated: float
+
+
+def write_status(folder: Path, state: str, step: int, steps: int, message: str = "") -> Status:
+    """Say how this process is doing."""
+    pid = os.getpid()
+    status = Status(state, pid, process_start(pid), step, steps, message, time.time())
+    files.write_json(folder / STATUS_FILE, dataclasses.asdict(status))
+    return status
+
+
+def read_status(folder: Path) -> Status | None:
+    """The truth: a run whose process is gone, or has said nothing for `SILENCE` seconds, has FAILED whatever
+    its file says. None if the run never had a status (it was trained before there were any)."""
+    try:
+        values = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
+        status = Status(**{spec.name: values[spec.name] for spec in dataclasses.fields(Status)})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return Status(FAILED, 0, None, 0, 0, f"{STATUS_FILE} cannot be read. Resume the run.", 0.0)
+    if status.state != RUNNING:
+        return status
+    if not is_alive(status.pid, status.pid_started):
+        return dataclasses.replace(status, state=FAILED, message=_LOST)
+    if time.time() - status.updated > SILENCE:
+        words = f"The process {status.pid} has said nothing for {time.time() - status.updated:,.0f} seconds."
+        return dataclasses.replace(status, state=FAILED, message=words)
+    return status
+
+
+def process_start(pid: int) -> int | None:
+    """Kernel ticks at which a process started; None where this cannot be known."""
+    found = _process(pid)
+    return found[1] if found else None
+
+
+def is_alive(pid: int, started: int | None) -> bool:
+    """Whether the process `pid` lives and is the one that was `started` then. One that has ended and was not
+    yet collected by its parent does not live."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    found = _process(pid)
+    if found is None:
+        return True  # alive, and nothing more is known on this system
+    return found[0] not in "ZX" and started in (None, found[1])
+
+
+def _process(pid: int) -> tuple[str, int] | None:
+    """(state letter, start in ticks), from Linux's /proc."""
+    try:
+        # The second field is the program's name in brackets, and may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return fields[0], int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+class Heartbeat:
+    """Writes the status of a run being trained, every `HEARTBEAT` seconds, also while a step, an evaluation
+    or a checkpoint takes long. `step` is set by whoever trains."""
+
+    def __init__(self, folder: Path, step: int, steps: int):
+        self.folder, self.step, self.steps = folder, step, steps
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        write_status(self.folder, RUNNING, self.step, self.steps)
+        self._thread.start()
+
+    def end(self, state: str, message: str = "") -> None:
+        """Write the last status. A disk too full even for that leaves the one before, and a dead process."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            write_status(self.folder, state, self.step, self.steps, message)
+        except OSError:
+            return
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT):
+            try:
+                write_status(self.folder, RUNNING, self.step, self.steps)
+            except OSError:
+                continue  # a full disk is told by whoever saves; the next beat tries again
+
+
+# ---------------------------------------------------------------------------------------------- asking
+
+
+def write_command(folder: Path, argv: Sequence[str], version: str = "") -> None:
+    """Note the command that is about to train this run."""
+    files.write_json(folder / COMMAND_FILE, {"argv": list(argv), "started": time.time(), "version": version})
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Ask the process that trains this run to save and stop after the step it is at."""
+    files.write_bytes(folder / STOP_FILE, b"")
+
+
+def stop_asked(folder: Path) -> bool:
+    return (folder / STOP_FILE).exists()
+
+
+def forget_stop(folder: Path, before: float | None = None) -> None:
+    """Remove the request to stop; with `before`, seconds since 1970, only one made earlier."""
+    path = folder / STOP_FILE
+    if path.exists() and (before is None or path.stat().st_mtime < before):
+        path.unlink(missing_ok=True)
+
+
+def command_started(folder: Path) -> float | None:
+    """When the last command for this run started, seconds since 1970; None if it is not known."""
+    try:
+        return float(json.loads((folder / COMMAND_FILE).read_text(encoding="utf-8"))["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+# ---------------------------------------------------------------------------------------------- checkpoints
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """One of a run's checkpoints: a folder that is complete, as it appeared by a rename."""
+
+    step: int
+    path: Path
+
+    def state(self) -> dict[str, Any]:
+        """state.json. Raises CheckpointError if it cannot be read."""
+        try:
+            state = json.loads((self.path / STATE_FILE).read_text(encoding="utf-8"))
+            return {**state, "step": int(state["step"]), "tokens": int(state["tokens"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.path / STATE_FILE} cannot be read ({type(error).__name__}). {OTHER_CHECKPOINTS}"
+            ) from error
+
+
+OTHER_CHECKPOINTS = "Delete that folder to go on from the checkpoint before it, or copy it here again."
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / CHECKPOINTS_FOLDER / f"step-{step:07d}"
+
+
+def checkpoints(folder: Path) -> list[SavedCheckpoint]:
+    """All complete checkpoints, oldest first."""
+    parent = folder / CHECKPOINTS_FOLDER
+    if not parent.is_dir():
+        return []
+    found = [(match, path) for path in parent.iterdir() if (match := _STEP.fullmatch(path.name))]
+    return sorted(
+        (SavedCheckpoint(int(match[1]), path) for match, path in found if path.is_dir()),
+        key=lambda saved: saved.step,
+    )
+
+
+def best_checkpoint(folder: Path) -> SavedCheckpoint | None:
+    """The one with the lowest held-out loss with neighbours, measured at its own step; None if none was."""
+    measured = []
+    for saved in checkpoints(folder):
+        try:
+            on = saved.state().get("held_out_on")
+        except CheckpointError:
+            continue
+        if isinstance(on, int | float):
+            measured.append((on, saved.step, saved))
+    return min(measured)[2] if measured else None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return bool(checkpoints(folder)) or (folder / OLD_CHECKPOINT_FILE).is_file()
