@@ -24,7 +24,8 @@ from indexing.errors import InputError, RetroError
 from indexing.files import write_json
 from indexing.neighbours import NO_CHUNK, Neighbours, Retriever
 from indexing.retrievers import DEFAULT_RETRIEVER, Filtered, Lookup, is_remote, open_retriever
-from retro_core.config import GenerationConfig, Settings, TrainConfig, bounds
+from retro_core.commands.settings import add_settings, read_settings
+from retro_core.config import GenerationConfig, TrainConfig, bounds
 from retro_core.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -46,30 +47,6 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-
-
-def add_settings(parser: argparse.ArgumentParser, cls: type) -> None:
-    """One option per field of a settings class, with the field's default and help text."""
-    for spec in dataclasses.fields(cls):
-        low, high, default, words = bounds(cls, spec.name)
-        option = "--" + spec.name.replace("_", "-")
-        span = f", {low:,} to {high:,}" if low is not None and high is not None else ""
-        shown = f" ({default}{span})" if default != "" else ""
-        more: dict[str, Any] = {"type": type(default), "metavar": type(default).__name__.upper()}
-        if isinstance(default, bool):
-            more = {"action": argparse.BooleanOptionalAction}
-        if isinstance(default, list):  # given once for each item
-            more = {"type": spec.metadata.get("item", int), "action": "append"}
-            more["metavar"] = more["type"].__name__.upper()
-            shown, default = " (may be given several times)", None
-        parser.add_argument(option, default=default, help=(words + shown).replace("%", "%%"), **more)
-
-
-def read_settings(arguments: argparse.Namespace, cls: type[Settings]) -> Settings:
-    """The settings that `add_settings` asked for. Raises ConfigError for a value out of bounds."""
-    names = [spec.name for spec in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    given = {name: getattr(arguments, name, None) for name in names}
-    return cls(**{name: value for name, value in given.items() if value is not None})
 
 
 def _parser() -> argparse.ArgumentParser:
