@@ -149,7 +149,9 @@ class RetroDataset:
             )
             read[row, : len(found)] = found
         labels = np.full_like(inputs, -100)
-        labels[:, :-1] = np.where(inputs[:, 1:] == self.pad_id, -100, inputs[:, 1:])
+        # Nothing is predicted from padding either: it can stand before a text shorter than a chunk.
+        padded = (inputs[:, 1:] == self.pad_id) | (inputs[:, :-1] == self.pad_id)
+        labels[:, :-1] = np.where(padded, -100, inputs[:, 1:])
         return Batch(
             torch.from_numpy(inputs),
             torch.from_numpy(labels),
@@ -185,7 +187,9 @@ class TrainingBatches:
 
         copies     one is replaced by the text itself, moved by a random number of tokens: what copying can be
                    learned from
-        strangers  all are replaced by random chunks: what ignoring can be learned from
+        strangers  all are replaced: what ignoring can be learned from. Half by random chunks, which are
+                   mostly of another kind of text; half by what a chunk of another document of the same shard
+                   reads, which looks right and is about something else
         """
         self._load_epoch(step // len(self))  # every epoch has as many batches
         rng = np.random.default_rng([self.seed, 1, step])
@@ -209,12 +213,22 @@ class TrainingBatches:
         order = rng.permutation(len(batches))
         self._batches, self._epoch = [batches[i] for i in order], epoch
 
+    def _stranger(self, window: Window, rng: np.random.Generator) -> np.ndarray:
+        """(k,) global chunk ids that have nothing to do with `window`."""
+        data = self.dataset
+        rows, owner = data.neighbours[window.shard], data.shards[window.shard].chunk2seq
+        row = int(rng.integers(len(rows)))
+        if rng.random() < 0.5 or owner[row] == owner[window.start]:
+            return rng.integers(0, data.index_starts[-1], data.num_neighbours)
+        return np.asarray(rows[row, : data.num_neighbours])
+
     def _read(self, window: Window, copies: float, strangers: float, rng: np.random.Generator) -> np.ndarray:
         """What `window` reads: (l, k, r)."""
         data = self.dataset
         ids = data.neighbour_ids(window)
         strange = rng.random(len(ids)) < strangers
-        ids[strange] = rng.integers(0, data.index_starts[-1], (strange.sum(), ids.shape[1]))
+        for chunk in np.flatnonzero(strange):
+            ids[chunk] = self._stranger(window, rng)
         found = data.retrieved_tokens(ids)
         m, length = data.chunk_size, found.shape[-1]
         text = data.tokens(window)
