@@ -177,7 +177,7 @@ def edit(**changes):
 @pytest.mark.parametrize("change, sentence", [
     (lambda folder: (folder / "data.spec.json").unlink(), "Cannot read the spec"),
     (lambda folder: (folder / "data.spec.json").write_text("{"), "Cannot read the spec"),
-    (lambda folder: (folder / "data.spec.json").write_text("[]"), "names no index_spec. Make it with"),
+    (lambda folder: (folder / "data.spec.json").write_text("[]"), "names no index_spec. It belongs under"),
     (lambda folder: (folder / "index.spec.json").write_text("[{}]"), "index.spec.json to list shards, each"),
     (edit(shards=[]), "data.spec.json to list shards, each with chunks, chunk2seq, seq2chunk, neighbours"),
     (edit(neighbours={}), "names no index_spec"),

@@ -6,6 +6,7 @@ data.spec.json    {"shards": [{chunks, seq2chunk, chunk2seq, neighbours}],
                    "neighbours": {"faiss_index", "index_spec"}}: the shards that ask, with what they read
 """
 
+import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,10 @@ def read_data_spec(spec: Path) -> tuple[list[Shard], Path]:
     neighbours = parsed.get("neighbours")
     index_spec = neighbours.get("index_spec") if isinstance(neighbours, dict) else None
     if not isinstance(index_spec, str):
-        raise InputError(f"{spec} names no index_spec. Make it with `python -m indexing data-spec`.")
+        raise InputError(
+            f"{spec} names no index_spec. It belongs under the key 'neighbours', beside the key 'shards'. "
+            "Make it with `python -m indexing data-spec`."
+        )
     return _checked_shards(parsed.get("shards"), DATA_KEYS, spec), spec.parent / index_spec
 
 
@@ -85,13 +89,33 @@ def open_chunks(shard: Shard, pad_id: int) -> ChunkStore:
             f"{shard['chunks']} has {len(tokens):,} chunks, but {shard['chunk2seq']} tells the document of "
             f"{len(chunk2seq):,}. Name files that were made together."
         )
+    seq2chunk = open_array(shard["seq2chunk"], 1)
+    _check_documents(shard, chunk2seq, seq2chunk)
     return ChunkStore(
         tokens=tokens,
         chunk2seq=chunk2seq,
-        seq2chunk=open_array(shard["seq2chunk"], 1),
+        seq2chunk=seq2chunk,
         starts=np.broadcast_to(np.int64(-1), len(tokens)),
         pad_id=pad_id,
     )
+
+
+def _check_documents(shard: Shard, chunk2seq: np.ndarray, seq2chunk: np.ndarray) -> None:
+    """Each document's first chunk must be the first that says it is of that document."""
+    for key, array in (("chunk2seq", chunk2seq), ("seq2chunk", seq2chunk)):
+        if array.dtype.kind not in "iu":
+            raise InputError(
+                f"Expected {shard[key]} to hold whole numbers, got {array.dtype}. Make the file again."
+            )
+    documents = np.arange(len(seq2chunk)).astype(chunk2seq.dtype)  # else searchsorted converts all chunks
+    in_order = not len(chunk2seq) or (
+        bool((chunk2seq[1:] >= chunk2seq[:-1]).all()) and 0 <= chunk2seq[0] <= chunk2seq[-1] < len(documents)
+    )
+    if not in_order or not np.array_equal(np.searchsorted(chunk2seq, documents), seq2chunk):
+        raise InputError(
+            f"{shard['seq2chunk']} tells the first chunks of {len(seq2chunk):,} documents, not those "
+            f"of {shard['chunk2seq']}. Name files that were made together."
+        )
 
 
 def open_embeddings(shards: Sequence[Shard], spec: Path) -> list[np.ndarray]:
@@ -149,7 +173,9 @@ def _checked_shards(shards: Any, keys: Sequence[str], spec: Path) -> list[Shard]
             number, key = next(
                 (n, key) for n, s in enumerate(shards) for key in keys if not isinstance(s.get(key), str)
             )
-            missing = f"shard {number} has no path {key!r}. "
+            near = difflib.get_close_matches(key, set(shards[number]) - set(keys), n=1)
+            instead = f", but {near[0]!r}" if near else ""
+            missing = f"shard {number} has no path {key!r}{instead}. "
         raise InputError(
             f"Expected {spec} to list shards, each with {', '.join(keys)}; "
             f"{missing or 'got none. '}Make it with `python -m indexing index-spec` or `data-spec`."
