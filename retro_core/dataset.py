@@ -24,7 +24,7 @@ from indexing.pipeline.specs import (
 )
 from retro_core.config import RetroConfig
 
-_LOOKED_AT = 4096  # chunks
+_PIECES, _PIECE = 64, 1024  # of chunks that are looked at
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class RetroDataset:
         self.chunk_size, self.num_embeddings = model.chunk_size, model.num_embeddings
         shards, index_spec = read_data_spec(spec)
         self.shards = [open_chunks(shard, self.pad_id) for shard in shards]
-        self.neighbours = [open_array(shard["neighbours"], 2) for shard in shards]
+        self._neighbour_files = [shard["neighbours"] for shard in shards]
+        self.neighbours = [open_array(file, 2) for file in self._neighbour_files]
         # Training needs no embeddings.
         indexed = [open_chunks(shard, self.pad_id) for shard in read_index_spec(index_spec, CHUNK_KEYS)]
         self._index = IndexedChunks(indexed, self.pad_id)
@@ -75,13 +76,15 @@ class RetroDataset:
                     f"The model's chunk_size is {m}, but {spec} has chunks of {store.chunk_size} tokens. "
                     "Make them equal."
                 )
-            # A look at the beginning shows another tokenizer's ids; all would be gigabytes.
-            largest = int(store.tokens[:_LOOKED_AT].max(initial=0))
-            if largest >= self.num_embeddings:
+            lowest, largest = _range_of_ids(store.tokens)
+            if lowest < 0 or largest >= self.num_embeddings:
                 raise InputError(
-                    f"The chunks of {spec} hold token {largest}, but the model knows {self.num_embeddings}. "
-                    "Name the tokenizer that they were made with, or a larger model."
+                    f"The chunks of {spec} hold token {lowest if lowest < 0 else largest}, but the model knows "
+                    f"{self.num_embeddings}. Name the tokenizer that they were made with, or a larger model."
                 )
+        for name, stores in (("document", self.shards), ("chunk to read", self.index_shards)):
+            if not any(map(len, stores)):
+                raise InputError(f"{spec} holds no {name}: its shards are empty. Give it some texts.")
         if max_len % m or max_len < 2 * m:
             raise InputError(
                 f"max_len must be a multiple of the chunk size {m} and hold two chunks, got {max_len}. "
@@ -89,16 +92,21 @@ class RetroDataset:
             )
         if k < 1:
             raise InputError(f"Expected to read at least 1 neighbour, got {k}. Ask for 1 or more.")
-        for store, rows in zip(self.shards, self.neighbours, strict=True):
+        for store, rows, file in zip(self.shards, self.neighbours, self._neighbour_files, strict=True):
             if len(rows) != len(store) or rows.shape[1] < k:
                 raise InputError(
-                    f"Expected neighbours of shape ({len(store)}, at least {k}), got {rows.shape}. "
+                    f"Expected neighbours of shape ({len(store)}, at least {k}), got {rows.shape} in {file}. "
+                    "Compute the neighbours of this shard again, or ask for fewer of each chunk."
+                )
+            if rows.dtype.kind not in "iu":
+                raise InputError(
+                    f"Expected {file} to hold whole numbers, the ids of chunks, got {rows.dtype}. "
                     "Compute the neighbours of this shard again."
                 )
             if len(rows) and not NO_CHUNK <= rows.min() <= rows.max() < self.index_starts[-1]:
                 raise InputError(
-                    f"The neighbours in {spec} are numbered {rows.min()} to {rows.max()}, but its index has "
-                    f"{self.index_starts[-1]} chunks. Compute the neighbours again."
+                    f"The neighbours in {file} are numbered {rows.min()} to {rows.max()}, but the index of "
+                    f"{spec} has {self.index_starts[-1]} chunks. Compute the neighbours again."
                 )
 
     def _windows(self, max_chunks: int):
@@ -158,6 +166,17 @@ class RetroDataset:
             torch.from_numpy(read),
             torch.tensor([w.document for w in windows]),
         )
+
+
+def _range_of_ids(tokens: np.ndarray) -> tuple[int, int]:
+    """Smallest and largest token id in up to 65,536 chunks, in pieces that are spread evenly: enough to show
+    another tokenizer's ids, where all would be gigabytes."""
+    starts = np.unique(np.linspace(0, max(0, len(tokens) - _PIECE), _PIECES).astype(int))
+    pieces = [tokens[start : start + _PIECE] for start in starts]
+    return (
+        min((int(piece.min()) for piece in pieces if piece.size), default=0),
+        max((int(piece.max()) for piece in pieces if piece.size), default=0),
+    )
 
 
 class TrainingBatches:

@@ -185,7 +185,7 @@ def edit(**changes):
     (lambda folder: np.save(folder / "00-old.neighbours.npy", np.zeros(3, int)), "to have 2 axes, got 1"),
     (lambda folder: np.save(folder / "00-old.neighbours.npy", np.zeros((1, 2), int)), "2), got (1, 2)"),
     (lambda folder: np.save(folder / "01-new.neighbours.npy",
-                            np.load(folder / "01-new.neighbours.npy") + 1000), "but its index has"),
+                            np.load(folder / "01-new.neighbours.npy") + 1000), "but the index of"),
 ])  # fmt: skip
 def test_a_broken_training_set_is_told(spec, tmp_path, change, sentence):
     with pytest.raises(InputError) as caught:
