@@ -78,9 +78,10 @@ class RetroDataset:
                 )
             lowest, largest = _range_of_ids(store.tokens)
             if lowest < 0 or largest >= self.num_embeddings:
+                strange = lowest if lowest < 0 else largest
                 raise InputError(
-                    f"The chunks of {spec} hold token {lowest if lowest < 0 else largest}, but the model knows "
-                    f"{self.num_embeddings}. Name the tokenizer that they were made with, or a larger model."
+                    f"The chunks of {spec} hold token {strange}, but the model knows {self.num_embeddings}. "
+                    "Name the tokenizer that they were made with, or a larger model."
                 )
         for name, stores in (("document", self.shards), ("chunk to read", self.index_shards)):
             if not any(map(len, stores)):
