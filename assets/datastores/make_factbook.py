@@ -106,10 +106,10 @@ def name_of(entry: dict, code: str) -> str:
     return NAMES.get(code, code)
 
 
-def flatten(value: dict | str) -> str:
+def flatten(value: dict | str | None) -> str:
     """'part: value; part: value' of a field; its main text, called "text", needs no name."""
-    if isinstance(value, str):
-        return plain(value)
+    if not isinstance(value, dict):
+        return plain(value or "")
     parts = ((name, flatten(part)) for name, part in value.items())
     return "; ".join(text if name == "text" else f"{name}: {text}" for name, text in parts if text)
 
