@@ -11,6 +11,7 @@ import codecs
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class Tokenizer:
         rules = json.loads(inner.to_str())
         self.fingerprint = _fingerprint(rules)
         self._encoder = _without_marks(inner, rules, (self.pad_id, self.end_id))
+        self._spells_bytes = "ByteLevel" in _kinds(rules["decoder"])
         self._byte_tokens: dict[int, bytes] = {}
         if rules["model"].get("byte_fallback"):
             spelled = {f"<0x{value:02X}>": bytes([value]) for value in range(256)}
@@ -164,6 +166,24 @@ class Tokenizer:
         """UTF-8 bytes of the decoded ids, the denominator of bits per byte."""
         return len(self.decode(ids).encode("utf-8"))
 
+    def byte_counts(self, ids: Sequence[int]) -> np.ndarray:
+        """(n,) int64: how many bytes of a text, in UTF-8, each token of it stands for; 0 for padding and end
+        marks. A byte-level tokenizer may cut a character, and each part has its own bytes. For others a
+        character in several tokens counts at the last of them. The sum is the bytes of the decoded text."""
+        if not self._spells_bytes:
+            return np.array([len(text.encode("utf-8")) for text in self.token_texts(ids)], dtype=np.int64)
+        return self._token_lengths[np.asarray(ids, dtype=np.int64)]
+
+    @cached_property
+    def _token_lengths(self) -> np.ndarray:
+        """(v,) int64: bytes of each token of a byte-level tokenizer."""
+        single = set(tokenizers.pre_tokenizers.ByteLevel.alphabet())  # a character for each byte
+        lengths = np.zeros(self.vocab_size, dtype=np.int64)
+        for token, number in self._inner.get_vocab().items():
+            if self._keeps(number):
+                lengths[number] = len(token) if set(token) <= single else len(token.encode("utf-8"))
+        return lengths
+
     def _keeps(self, token: int) -> bool:
         return token not in (self.pad_id, self.end_id)
 
@@ -209,6 +229,12 @@ def byte_level_bpe(
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(rules)
     inner.decoder = tokenizers.decoders.ByteLevel()
     return Tokenizer(inner, name)
+
+
+def _kinds(rule: dict[str, Any] | None) -> set[str]:
+    """The types of a rule of tokenizer.json and of those it is a sequence of."""
+    parts = (rule or {}).get("decoders", [])
+    return {(rule or {}).get("type", "")}.union(*(_kinds(part) for part in parts))
 
 
 def _fingerprint(rules: dict[str, Any]) -> str:

@@ -1,0 +1,392 @@
+"""Held-out documents: texts that the model has not learned, cut into windows, and what they may read.
+
+A document of n tokens has ceil(n / m) chunks. Each chunk asks once, whatever window it is read in, so its
+neighbours are the same in all of them.
+
+Sliding windows (Borgeaud et al. 2021, section 4.4: 2,048 tokens, moved on by 1,024): a window reads the
+tokens start ... stop - 1 of a document and scores those that no earlier window has scored. Position t
+predicts token t + 1, so every token but a document's first is scored exactly once, also where windows do not
+overlap. Windows begin at chunk borders.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from indexing.chunking import split
+from indexing.chunks import tokenize
+from indexing.client import RemoteRetriever
+from indexing.corpus import Document
+from indexing.errors import DatastoreError, InputError
+from indexing.neighbours import NO_CHUNK, Neighbours, Retriever
+from indexing.pipeline.specs import INDEX_KEYS, open_embeddings, read_data_spec, read_index_spec
+from indexing.retrievers import stored
+from indexing.tokenizer import Tokenizer
+from retro_core.config import RetroConfig
+from retro_core.dataset import RetroDataset
+
+if TYPE_CHECKING:
+    from indexing.datastore import Datastore
+    from indexing.retokenised import RetokenisedDatastore
+
+WINDOW, STRIDE = 2048, 1024  # tokens, section 4.4
+_TITLE_TOKENS, _TITLE_LENGTH = 40, 80  # a text without a title is called by its beginning
+
+
+@dataclass(frozen=True)
+class Window:
+    """Reads the tokens start ... stop - 1 of a document, in order, and scores the tokens first ... last."""
+
+    document: int
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    @property
+    def scored(self) -> range:
+        """Numbers, within the document, of the tokens that are scored here."""
+        return range(self.first, self.last + 1)
+
+
+@dataclass(frozen=True)
+class HeldOutDocument:
+    """tokens (n,) ids of the model's tokenizer, the end mark among them, no padding · own: number of the same
+    document among those that are looked into, of which it gets no neighbours; -1 if it is not there"""
+
+    title: str
+    tokens: np.ndarray
+    own: int = -1
+
+
+class HeldOut:
+    """Held-out documents of one probe. Make one with `from_spec`, `from_dataset` or `from_texts`.
+
+    name            of the probe
+    documents       D of them, numbered from 0
+    chunk_size, pad_id
+    num_neighbours  k: how many are known of each chunk; a reading may take fewer
+    windows         in the order of the documents
+    tokenizer       the model's; None if bytes and words are not asked for
+    searched        what can be looked into for other neighbours (BM25, random, oracle): a datastore as the
+                    model reads it, or an index spec's chunks; None if there is nothing but the neighbours
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documents: Sequence[HeldOutDocument],
+        neighbours: Callable[[int], Neighbours],
+        *,
+        chunk_size: int,
+        pad_id: int,
+        num_neighbours: int,
+        tokenizer: Tokenizer | None = None,
+        searched: "Datastore | RetokenisedDatastore | None" = None,
+        window: int = WINDOW,
+        stride: int | None = None,
+    ):
+        """neighbours: number of a document of n tokens -> its chunks', leading axis (ceil(n / m),)
+
+        stride  None for half a window
+
+        Raises InputError for windows that cannot be, and if there is no token to predict.
+        """
+        self.name, self.documents, self._neighbours_of = name, list(documents), neighbours
+        self.chunk_size, self.pad_id, self.num_neighbours = chunk_size, pad_id, num_neighbours
+        self.tokenizer, self.searched = tokenizer, searched
+        self.window, self.stride = window, default_stride(window, chunk_size) if stride is None else stride
+        self.windows = [
+            each
+            for number, document in enumerate(self.documents)
+            for each in sliding_windows(number, len(document.tokens), window, self.stride, chunk_size)
+        ]
+        if not self.windows:
+            raise InputError("The held-out documents have no token to predict. Give documents of some words.")
+
+    @classmethod
+    def from_spec(
+        cls,
+        name: str,
+        spec: Path,
+        config: RetroConfig,
+        tokenizer: Tokenizer | None = None,
+        num_neighbours: int | None = None,
+        window: int = WINDOW,
+        stride: int | None = None,
+    ) -> "HeldOut":
+        """The documents of a data spec with their precomputed neighbours.
+
+        num_neighbours  None for all that are stored
+
+        Distances are known where the shard's embeddings lie beside its chunks, as `embeddings.npy` or as an
+        entry "embeddings" of the spec, and the index spec has them too. Raises InputError if the spec or one
+        of its files cannot be used, or not by a model of this config.
+        """
+        data = RetroDataset(Path(spec), config, num_neighbours or 1, 2 * config.chunk_size)
+        if num_neighbours is None:
+            data.num_neighbours = min(rows.shape[1] for rows in data.neighbours)
+        return cls.from_dataset(name, data, tokenizer, window, stride, Path(spec))
+
+    @classmethod
+    def from_dataset(
+        cls,
+        name: str,
+        data: RetroDataset,
+        tokenizer: Tokenizer | None = None,
+        window: int = WINDOW,
+        stride: int | None = None,
+        spec: Path | None = None,
+    ) -> "HeldOut":
+        """What `data` holds, whatever its own windows are. With the path of its spec distances are known, and
+        which documents are themselves in the index."""
+        measured = _Measured.open(spec) if spec is not None else None
+        m, k = data.chunk_size, data.num_neighbours
+        documents, places = [], []
+        for shard, store in enumerate(data.shards):
+            ends = np.append(store.seq2chunk[1:], len(store))
+            for number, (first, stop) in enumerate(zip(store.seq2chunk, ends, strict=True)):
+                first, stop = int(first), int(stop)
+                last = np.flatnonzero(np.asarray(store.tokens[stop - 1]) != data.pad_id)
+                count = (stop - first - 1) * m + (int(last[-1]) + 1 if len(last) else 0)
+                tokens = store.tokens[first:stop].reshape(-1)[:count]
+                own = -1 if measured is None else measured.own(shard, number)
+                documents.append(HeldOutDocument(_beginning(tokens, tokenizer), tokens, own))
+                places.append((shard, first, stop))
+
+        def neighbours(document: int) -> Neighbours:
+            shard, first, stop = places[document]
+            ids = np.array(data.neighbours[shard][first:stop, :k], dtype=np.int64)
+            distances = np.full(ids.shape, np.inf, dtype=np.float32)
+            if measured is not None:
+                distances = measured.distances(shard, first, stop, ids)
+            return Neighbours(ids, distances, data.retrieved_tokens(ids), data.pad_id)
+
+        return cls(
+            name,
+            documents,
+            neighbours,
+            chunk_size=m,
+            pad_id=data.pad_id,
+            num_neighbours=k,
+            tokenizer=tokenizer,
+            window=window,
+            stride=stride,
+        )
+
+    @classmethod
+    def from_texts(
+        cls,
+        name: str,
+        documents: Iterable[Document],
+        config: RetroConfig,
+        tokenizer: Tokenizer,
+        datastore: "Datastore | RetokenisedDatastore",
+        num_neighbours: int,
+        retriever: Retriever | None = None,
+        window: int = WINDOW,
+        stride: int | None = None,
+    ) -> "HeldOut":
+        """Texts whose chunks are looked up when they are first read, then remembered.
+
+        datastore  as the model reads it (`indexing.retokenised.open_for`)
+        retriever  that looks into it; by default its nearest chunks are taken
+
+        A text whose id is that of a document in the datastore gets no neighbours from that document.
+        """
+        source = datastore if retriever is None else retriever
+        held = []
+        for document in documents:
+            tokens, _ = tokenize(tokenizer, document.text)
+            held.append(HeldOutDocument(document.title, tokens, _number_in(datastore, document.id)))
+        found: dict[int, Neighbours] = {}
+
+        def neighbours(number: int) -> Neighbours:
+            if number not in found:
+                document = held[number]
+                chunks = split(document.tokens, tokenizer.pad_id, config.chunk_size)
+                found[number] = retrieved(source, chunks, num_neighbours, document.own)
+            return found[number]
+
+        return cls(
+            name,
+            held,
+            neighbours,
+            chunk_size=config.chunk_size,
+            pad_id=tokenizer.pad_id,
+            num_neighbours=num_neighbours,
+            tokenizer=tokenizer,
+            searched=datastore,
+            window=window,
+            stride=stride,
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Scored tokens."""
+        return sum(len(window.scored) for window in self.windows)
+
+    @cached_property
+    def titles(self) -> list[str]:
+        return [document.title for document in self.documents]
+
+    def tokens(self, document: int) -> np.ndarray:
+        """(n,) int64"""
+        return np.asarray(self.documents[document].tokens, dtype=np.int64)
+
+    def chunks(self, document: int) -> np.ndarray:
+        """(ceil(n / m), m) int64, the last one padded."""
+        return split(self.tokens(document), self.pad_id, self.chunk_size)
+
+    def neighbours(self, document: int) -> Neighbours:
+        """Of all chunks of a document, leading axis (ceil(n / m),), k of each."""
+        return self._neighbours_of(document)
+
+    def num_bytes(self, document: int) -> np.ndarray:
+        """(n,) int64: UTF-8 bytes of each token's text; their sum is the bytes of the document's text. Zeros
+        without a tokenizer."""
+        tokens = self.tokens(document)
+        if self.tokenizer is None:
+            return np.zeros(len(tokens), dtype=np.int64)
+        return self.tokenizer.byte_counts(tokens)
+
+    def only(self, documents: Sequence[int]) -> "HeldOut":
+        """The documents with these numbers, in this order and numbered anew. Raises InputError if that leaves
+        no token to predict."""
+        chosen = list(documents)
+        return HeldOut(
+            self.name,
+            [self.documents[number] for number in chosen],
+            lambda number: self.neighbours(chosen[number]),
+            chunk_size=self.chunk_size,
+            pad_id=self.pad_id,
+            num_neighbours=self.num_neighbours,
+            tokenizer=self.tokenizer,
+            searched=self.searched,
+            window=self.window,
+            stride=self.stride,
+        )
+
+    def drawn(self, count: int, seed: int = 0) -> "HeldOut":
+        """So many documents drawn at random, in their order; all if there are not more."""
+        if count >= len(self.documents):
+            return self
+        rng = np.random.default_rng(seed)
+        return self.only(sorted(rng.choice(len(self.documents), count, replace=False).tolist()))
+
+
+def default_stride(window: int, chunk_size: int) -> int:
+    """Half a window, in whole chunks."""
+    return max(1, window // chunk_size // 2) * chunk_size
+
+
+def sliding_windows(
+    document: int, num_tokens: int, window: int, stride: int, chunk_size: int
+) -> list[Window]:
+    """The windows of a document of n tokens; none if it has no second token.
+
+    Raises InputError unless 0 < stride <= window and both are multiples of the chunk size.
+    """
+    m = chunk_size
+    if window % m or stride % m or not 0 < stride <= window:
+        raise InputError(
+            f"Windows and their stride must be multiples of the chunk size {m}, and the stride at most a "
+            f"window, got {window} and {stride}. Use {max(1, window // m) * m} and "
+            f"{default_stride(max(m, window), m)}."
+        )
+    found, scored = [], 0  # the last token that is scored so far
+    start = 0
+    while scored < num_tokens - 1:
+        stop = min(start + window, num_tokens)
+        last = min(stop, num_tokens - 1)
+        found.append(Window(document, start, stop, scored + 1, last))
+        scored, start = last, start + stride
+    return found
+
+
+def retrieved(retriever: Retriever, chunks: np.ndarray, num_neighbours: int, own: int = -1) -> Neighbours:
+    """What a retriever finds for the chunks (l, m) of one document that has the number `own` in what it looks
+    into (-1: is not there), and so gets nothing from it. A service cannot leave documents out."""
+    if own < 0 or isinstance(retriever, RemoteRetriever):
+        return retriever.retrieve(chunks, num_neighbours)
+    return retriever.retrieve(chunks, num_neighbours, np.full(len(chunks), own))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a data spec's files tell besides the neighbours.
+
+    asking   embeddings (N, d) of each shard that asks, None where there are none
+    indexed  embeddings of each shard of the index; empty where there are none
+    starts   first chunk of each of these; then N
+    first    document number, in the index, of the first document of each shard that asks; -1 where that is
+             not itself in the index
+    """
+
+    asking: list[np.ndarray | None]
+    indexed: list[np.ndarray]
+    starts: np.ndarray
+    first: list[int]
+
+    @classmethod
+    def open(cls, spec: Path) -> "_Measured":
+        shards, index_spec = read_data_spec(spec)
+        indexed = read_index_spec(index_spec, ("chunks", "seq2chunk"))
+        try:
+            embeddings = open_embeddings(read_index_spec(index_spec, INDEX_KEYS), index_spec)
+        except InputError:  # a spec without embeddings serves for reading
+            embeddings = []
+        documents = np.cumsum([0, *(len(np.load(s["seq2chunk"], mmap_mode="r")) for s in indexed)])
+        number_of = {s["chunks"].resolve(): int(d) for s, d in zip(indexed, documents, strict=False)}
+        return cls(
+            [_embeddings_of(shard) for shard in shards],
+            embeddings,
+            np.cumsum([0, *map(len, embeddings)]),
+            [number_of.get(shard["chunks"].resolve(), -1) for shard in shards],
+        )
+
+    def own(self, shard: int, document: int) -> int:
+        return -1 if self.first[shard] < 0 else self.first[shard] + document
+
+    def distances(self, shard: int, first: int, stop: int, ids: np.ndarray) -> np.ndarray:
+        """(l, k) float32 squared L2; inf where missing or not known."""
+        found = np.full(ids.shape, np.inf, dtype=np.float32)
+        asking = self.asking[shard]
+        if asking is None or not self.indexed or asking.shape[1] != self.indexed[0].shape[1]:
+            return found
+        queries = np.asarray(asking[first:stop], dtype=np.float32)
+        of = np.searchsorted(self.starts, ids, side="right") - 1
+        for number, embeddings in enumerate(self.indexed):
+            rows, places = np.nonzero((of == number) & (ids != NO_CHUNK))
+            if len(rows):
+                near = np.asarray(embeddings[ids[rows, places] - self.starts[number]], dtype=np.float32)
+                found[rows, places] = ((near - queries[rows]) ** 2).sum(axis=1)
+        return found
+
+
+def _embeddings_of(shard) -> np.ndarray | None:
+    path = shard.get("embeddings", shard["chunks"].with_name("embeddings.npy"))
+    if not path.is_file():
+        return None
+    embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
+    return embeddings if len(embeddings) == len(np.load(shard["chunks"], mmap_mode="r")) else None
+
+
+def _number_in(datastore: "Datastore | RetokenisedDatastore", document_id: str) -> int:
+    try:
+        return stored(datastore).number_of(document_id)
+    except (InputError, DatastoreError):
+        return -1
+
+
+def _beginning(tokens: np.ndarray, tokenizer: Tokenizer | None) -> str:
+    """The first line of a document's text, or as much of it as serves for a title."""
+    if tokenizer is None:
+        return ""
+    text = tokenizer.decode(np.asarray(tokens[:_TITLE_TOKENS], dtype=np.int64)).strip()
+    line = text.splitlines()[0] if text else ""
+    return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1] + "…"

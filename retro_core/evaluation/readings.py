@@ -1,0 +1,92 @@
+"""The ways to read that have names. Each differs from `on` in one thing, and so says what that is worth.
+
+on         the neighbours that a chunk has
+off        nothing: Retro[Off]
+random     chunks drawn at random from what is looked into, never from the same document: is it the content?
+shuffled   the neighbours of the same document's chunks, each chunk with those of another: is it the place?
+bm25       chunks that share the asking chunk's rarer words
+n_only     neighbours without their continuation (F)
+f_only     continuations without their neighbour (N)
+oracle     chunks that share most tokens with what is to be predicted: a bound that no retriever can use
+fewer      the first k of a reading
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from retro_core.evaluation.held_out import HeldOut
+from retro_core.evaluation.losses import Reading, Source
+
+_REMEMBERED = 16  # documents whose neighbours are kept: the windows of one document are read one by one
+
+
+def on(held_out: HeldOut, num_neighbours: int | None = None) -> Reading:
+    """The first k neighbours of each chunk; all there are by default."""
+    k = held_out.num_neighbours if num_neighbours is None else num_neighbours
+    return Reading("on", _remembered(lambda document: held_out.neighbours(document).tokens), k)
+
+
+def off() -> Reading:
+    return Reading("off", None)
+
+
+def fewer(reading: Reading, num_neighbours: int) -> Reading:
+    """The first k of what `reading` reads, named "k=…"; the two share their encoded neighbours."""
+    return Reading(f"k={num_neighbours}", reading.source, num_neighbours)
+
+
+def n_only(held_out: HeldOut, reading: Reading) -> Reading:
+    """What `reading` reads with every continuation padded: the encoder sees the first m tokens only."""
+    return Reading(
+        "n_only", _changed(reading, held_out, slice(held_out.chunk_size, None)), reading.num_neighbours
+    )
+
+
+def f_only(held_out: HeldOut, reading: Reading) -> Reading:
+    """What `reading` reads with every neighbour padded: only continuations are left, in their place."""
+    return Reading(
+        "f_only", _changed(reading, held_out, slice(0, held_out.chunk_size)), reading.num_neighbours
+    )
+
+
+def shuffled(held_out: HeldOut, reading: Reading, seed: int = 0) -> Reading:
+    """What `reading` reads, but each chunk of a document gets what another of its chunks has: no chunk keeps
+    its own, and in another order than before. Only chunks whose neighbours somebody reads take part, which
+    are all but a last incomplete one. A document with one such chunk has none to exchange with: it reads
+    nothing."""
+    m = held_out.chunk_size
+
+    def source(document: int) -> np.ndarray:
+        tokens = reading.source(document)
+        complete = len(held_out.documents[document].tokens) // m
+        moved = np.full_like(tokens, held_out.pad_id)
+        if complete > 1:
+            moved[:complete] = tokens[derangement(complete, np.random.default_rng([seed, document]))]
+        return moved
+
+    return Reading("shuffled", _remembered(source), reading.num_neighbours)
+
+
+def derangement(count: int, rng: np.random.Generator) -> np.ndarray:
+    """A permutation of 0 … count - 1, count > 1, that leaves nothing in its place; all of them are equally
+    likely."""
+    places = np.arange(count)
+    while True:  # more than one in three permutations is one
+        order = rng.permutation(count)
+        if not (order == places).any():
+            return order
+
+
+def _changed(reading: Reading, held_out: HeldOut, hidden: slice) -> Source:
+    def source(document: int) -> np.ndarray:
+        tokens = reading.source(document).copy()
+        tokens[..., hidden] = held_out.pad_id
+        return tokens
+
+    return _remembered(source)
+
+
+def _remembered(source: Callable[[int], np.ndarray]) -> Source:
+    return lru_cache(_REMEMBERED)(source)
