@@ -277,13 +277,24 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. A run is resumed with the same settings and continues bit for bit."""
+    """One training run. A run is resumed with the same settings and continues bit for bit.
 
-    data_spec: str = setting("", "data.spec.json of the training set")
+    `also` names the arguments of the reference's training command that mean the same.
+    """
+
+    data_spec: str = setting("", "data.spec.json of the training set", also="training-dataset-spec")
     tokenizer: str = setting("demo", "model name or folder whose tokenizer.json made the training set")
-    validation: str = setting("", "data.spec.json of held-out documents; empty for none")
-    model: str = setting("small", "preset name or a RetroConfig JSON file")
-    base: str = setting("", "RETRO-fit this base instead (`python -m retro_core models` lists some)")
+    validation: str = setting(
+        "", "data.spec.json of held-out documents; empty for none", also="validation-dataset-spec"
+    )
+    training_data_subset_indices: str = setting(
+        "", "text file: train on these documents only, one number (from 0) a line; empty for all"
+    )
+    validation_data_subset_indices: str = setting("", "the same, of the held-out documents")
+    model: str = setting("small", "preset name or a RetroConfig JSON file", also="retro-config")
+    base: str = setting(
+        "", "RETRO-fit this base instead (`python -m retro_core models` lists some)", also="retrofit"
+    )
     encoder: str = setting("small", "of a base: see FitConfig.encoder", choices=("small", "base"))
     encoder_layers: int = setting(1, "of a base: layers of the neighbour encoder", 1, 512)
     start: str = setting("copy", "of a base: see FitConfig.start", choices=("zero", "base", "copy"))
@@ -292,11 +303,33 @@ class TrainConfig:
     )
     unfreeze: bool = setting(False, "of a base: train it too; Retro[Off] is then no longer the base")
     run: str = setting("run", "name of the run; an existing one is resumed")
-    steps: int = setting(3000, "optimiser steps", 1, 10_000_000)
-    batch_size: int = setting(4, "windows of full length per step", 1, 4096)
-    max_len: int = setting(512, "tokens in a window, a multiple of the chunk size", 2, 65536)
-    num_neighbours: int = setting(2, "neighbours read for each chunk (k)", 1, 64)
-    learning_rate: float = setting(1e-3, "peak of the schedule", 0.0, 1.0)
+    experiment_dir: str = setting(
+        "",
+        "folder of runs, instead of RETRO_HOME/runs; without a name the run is version_N as in the reference",
+    )
+    steps: int = setting(3000, "optimiser steps; the reference has no limit", 1, 10_000_000)
+    batch_size: int = setting(
+        4, "windows of full length per batch, of all devices together: the reference means each", 1, 4096
+    )
+    accumulate_grad_batches: int = setting(1, "batches whose gradients make one step", 1, 4096)
+    max_len: int = setting(
+        512,
+        "tokens in a window, a multiple of the chunk size; a document's later windows are read too, the "
+        "reference reads whole documents unless told otherwise",
+        2,
+        65536,
+    )
+    num_neighbours: int = setting(
+        2, "neighbours read for each chunk (k); 0 for all there are, the reference's default", 0, 64
+    )
+    num_continuation_chunks: int = setting(1, "chunks after a neighbour that are read with it", 0, 64)
+    shuffle: bool = setting(True, "a new order in each epoch; the reference keeps the files' order")
+    schedule: str = setting(
+        "linear",
+        "how the learning rate ends: constant, which is the reference's; or falling linear or cosine",
+        choices=("constant", "linear", "cosine"),
+    )
+    learning_rate: float = setting(1e-3, "peak of the schedule; 1e-4 in the reference", 0.0, 1.0)
     reading_rate: float = setting(
         0.2,
         "learning rate of encoder and CCA, as a share of the other weights'; with a base theirs is 1",
@@ -304,7 +337,7 @@ class TrainConfig:
         10.0,
     )
     base_rate: float = setting(0.1, "of a base that is trained too: its learning rate, as a share", 0.0, 10.0)
-    warmup: int = setting(100, "steps of linear warm-up", 0, 1_000_000)
+    warmup: int = setting(100, "steps of linear warm-up; none in the reference", 0, 1_000_000)
     decay_share: float = setting(
         0.25, "last share of the steps, over which the learning rate falls", 0.0, 1.0
     )
@@ -312,7 +345,7 @@ class TrainConfig:
     weight_decay: float = setting(
         0.1, "AdamW's decay of matrices; norms, biases and embeddings have none", 0.0, 1.0
     )
-    clip: float = setting(1.0, "largest gradient norm", 0.0, 1000.0)
+    clip: float = setting(1.0, "largest gradient norm; 0 for none", 0.0, 1000.0)
     copy_share: float = setting(
         0.0, "share of chunks whose neighbour is at first a moved piece of the text itself", 0.0, 1.0
     )
@@ -320,11 +353,37 @@ class TrainConfig:
     stranger_share: float = setting(
         0.1, "share of chunks that read random neighbours, to learn to ignore what does not help", 0.0, 1.0
     )
-    evaluate_every: int = setting(200, "steps between evaluations", 1, 10_000_000)
+    evaluate_every: int = setting(
+        200, "steps between evaluations; 20,000 batches in the reference", 1, 10_000_000,
+        also="val-check-interval",
+    )  # fmt: skip
     evaluate_windows: int = setting(24, "held-out windows in each evaluation while training", 1, 100_000)
+    samples: int = setting(2, "held-out texts continued at each evaluation, On and Off; 0 for none", 0, 64)
     save_every: int = setting(200, "steps between checkpoints", 1, 10_000_000)
     log_every: int = setting(10, "steps between lines of the log", 1, 10_000_000)
+    tensorboard: bool = setting(True, "write the numbers for TensorBoard too")
     seed: int = setting(0, "of initial weights, order and dropout", 0, 2**31 - 1)
+    precision: str = setting(
+        "32",
+        "of the products: 32 bits, bf16, or fp16 with scaled losses; weights and sums are in 32 bits",
+        choices=("32", "bf16", "fp16"),
+    )
+    device: str = setting(
+        "auto", "where to train: the first of cuda, mps, cpu", choices=("auto", "cpu", "cuda", "mps")
+    )
+    gpus_per_node: int = setting(
+        0,
+        "devices (or processes, on cpu) of each computer; 0 for one, or as many as torchrun started",
+        0,
+        1024,
+    )
+    num_nodes: int = setting(1, "computers", 1, 4096)
+    strategy: str = setting(
+        "ddp",
+        "of several devices: ddp, each has all weights; fsdp, each has a share of them",
+        choices=("ddp", "fsdp"),
+    )
+    num_workers: int = setting(1, "batches made ahead of time, by one thread; 0 for none", 0, 64)
     threads: int = setting(0, "processor threads; 0 for torch's own choice", 0, 1024)
 
     def __post_init__(self) -> None:

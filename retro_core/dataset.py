@@ -51,22 +51,38 @@ class Batch:
 class RetroDataset:
     """The shards of one data spec, opened memory-mapped, as `model` reads them.
 
+    num_neighbours     of each chunk's, nearest first; 0 for all that every shard has
+    num_continuations  chunks after a neighbour that are read with it
+    subset             text file of the documents that count, see `read_subset`; None for all
+
     Raises InputError if the spec or one of its files cannot be used, or not by this model.
     """
 
-    def __init__(self, spec: Path, model: RetroConfig, num_neighbours: int, max_len: int):
-        self.pad_id, self.num_neighbours = model.pad_token_idx, num_neighbours
+    def __init__(
+        self,
+        spec: Path,
+        model: RetroConfig,
+        num_neighbours: int,
+        max_len: int,
+        num_continuations: int = 1,
+        subset: Path | None = None,
+    ):
+        self.pad_id, self.num_continuations = model.pad_token_idx, num_continuations
         self.chunk_size, self.num_embeddings = model.chunk_size, model.num_embeddings
         shards, index_spec = read_data_spec(spec)
         self.shards = [open_chunks(shard, self.pad_id) for shard in shards]
         self._neighbour_files = [shard["neighbours"] for shard in shards]
         self.neighbours = [open_array(file, 2) for file in self._neighbour_files]
+        self.num_neighbours = num_neighbours or min(rows.shape[1] for rows in self.neighbours)
         # Training needs no embeddings.
         indexed = [open_chunks(shard, self.pad_id) for shard in read_index_spec(index_spec, CHUNK_KEYS)]
         self._index = IndexedChunks(indexed, self.pad_id)
         self.index_shards, self.index_starts = self._index.shards, self._index.starts
         self._check(spec, max_len)
         self.windows = list(self._windows(max_len // self.chunk_size))
+        if subset is not None:
+            chosen = read_subset(subset, sum(store.num_documents for store in self.shards))
+            self.windows = [window for window in self.windows if window.document in chosen]
 
     def _check(self, spec: Path, max_len: int) -> None:
         m, k = self.chunk_size, self.num_neighbours
@@ -92,7 +108,7 @@ class RetroDataset:
                 f"Use {max(2, max_len // m) * m}."
             )
         if k < 1:
-            raise InputError(f"Expected to read at least 1 neighbour, got {k}. Ask for 1 or more.")
+            raise InputError(f"Expected to read at least 1 neighbour, got {k}. Ask for 1 or more, or 0 for all.")
         for store, rows, file in zip(self.shards, self.neighbours, self._neighbour_files, strict=True):
             if len(rows) != len(store) or rows.shape[1] < k:
                 raise InputError(
@@ -128,7 +144,7 @@ class RetroDataset:
 
     def retrieved_tokens(self, ids: np.ndarray) -> np.ndarray:
         """Global chunk ids (..., k) -> tokens (..., k, r)."""
-        return self._index.retrieved_tokens(ids)
+        return self._index.retrieved_tokens(ids, self.num_continuations)
 
     def tokens(self, window: Window) -> np.ndarray:
         """(n,) int64, n a multiple of m; only the end may be padding."""
@@ -145,9 +161,10 @@ class RetroDataset:
         """Windows of any length -> one batch, padded on the right. neighbour_tokens: for each window its
         (l, k, r), if not the precomputed ones."""
         m = self.chunk_size
+        r = m * (1 + self.num_continuations)
         longest = max(w.stop - w.start for w in windows)
         inputs = np.full((len(windows), longest * m), self.pad_id, dtype=np.int64)
-        read = np.full((len(windows), longest, self.num_neighbours, 2 * m), self.pad_id, dtype=np.int64)
+        read = np.full((len(windows), longest, self.num_neighbours, r), self.pad_id, dtype=np.int64)
         for row, window in enumerate(windows):
             tokens = self.tokens(window)
             inputs[row, : len(tokens)] = tokens
@@ -169,6 +186,33 @@ class RetroDataset:
         )
 
 
+def read_subset(path: Path, count: int) -> set[int]:
+    """Numbers of documents, from 0 to count - 1, one a line; blank lines are passed over.
+
+    Raises InputError naming the line that is none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"Cannot read the numbers of documents in {path}: {error}. Check the path."
+        ) from error
+    chosen = set()
+    for place, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        # Documents count from 0 and have no sign.
+        if not (line.strip().isascii() and line.strip().isdigit() and int(line) < count):
+            raise InputError(
+                f"Expected the number of a document, 0 to {count - 1:,}, in line {place} of {path}, got "
+                f"{line.strip()[:40]!r}. Write one number a line."
+            )
+        chosen.add(int(line))
+    if not chosen:
+        raise InputError(f"{path} names no document. Write one number a line, or leave the subset out.")
+    return chosen
+
+
 def _range_of_ids(tokens: np.ndarray) -> tuple[int, int]:
     """Smallest and largest token id in up to 65,536 chunks, in pieces that are spread evenly: enough to show
     another tokenizer's ids, where all would be gigabytes."""
@@ -185,10 +229,12 @@ class TrainingBatches:
 
     Windows are shuffled anew in each epoch and grouped by length, so that little of a batch is padding; a
     batch holds about `batch_size` windows of full length.
+
+    shuffle  False keeps the order of the files, `batch_size` windows a batch, in every epoch
     """
 
-    def __init__(self, dataset: RetroDataset, batch_size: int, seed: int):
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+    def __init__(self, dataset: RetroDataset, batch_size: int, seed: int, shuffle: bool = True):
+        self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle
         self._epoch = -1
         self._batches: list[list[int]] = []
         self._load_epoch(0)
@@ -219,8 +265,13 @@ class TrainingBatches:
     def _load_epoch(self, epoch: int) -> None:
         if epoch == self._epoch:
             return
-        rng = np.random.default_rng([self.seed, 0, epoch])
         windows = self.dataset.windows
+        if not self.shuffle:
+            rows = [i for i, w in enumerate(windows) if w.stop - w.start > 1]
+            starts = range(0, len(rows), self.batch_size)
+            self._batches, self._epoch = [rows[i : i + self.batch_size] for i in starts], epoch
+            return
+        rng = np.random.default_rng([self.seed, 0, epoch])
         sizes = np.array([w.stop - w.start for w in windows])
         full = sizes.max()
         batches = []

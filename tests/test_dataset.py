@@ -204,8 +204,8 @@ def test_settings_that_do_not_fit_the_training_set_are_told(spec, tmp_path, toke
         RetroDataset(spec, tiny_config(chunk_size=M, num_embeddings=7), K, MAX_LEN)
     with pytest.raises(InputError, match="at least 3"):
         RetroDataset(spec, MODEL, 3, MAX_LEN)
-    with pytest.raises(InputError, match="at least 1 neighbour, got 0"):
-        RetroDataset(spec, MODEL, 0, MAX_LEN)
+    with pytest.raises(InputError, match="at least 1 neighbour, got -1"):
+        RetroDataset(spec, MODEL, -1, MAX_LEN)
     list(build(tmp_path / "short", [Document("a", "a", "a b", "test")], tokenizer, embedder, chunk_size=M))
     list(precompute_neighbours([tmp_path / "short"], [tmp_path / "short"], K, tmp_path / "data"))
     with pytest.raises(InputError, match="more than one chunk of 8 tokens.*Train on longer documents"):

@@ -8,7 +8,8 @@ from retro_core.config import Settings, bounds
 
 
 def add_settings(parser: argparse.ArgumentParser, cls: type) -> None:
-    """One option per field of a settings class, with the field's default and help text."""
+    """One option per field of a settings class, with the field's default and help text; under its other name
+    (`also`) too, if it has one."""
     for spec in dataclasses.fields(cls):
         low, high, default, words = bounds(cls, spec.name)
         span = f", {low:,} to {high:,}" if low is not None and high is not None else ""
@@ -20,8 +21,11 @@ def add_settings(parser: argparse.ArgumentParser, cls: type) -> None:
             more = {"type": spec.metadata.get("item", int), "action": "append"}
             more["metavar"] = more["type"].__name__.upper()
             shown, default = " (may be given several times)", None
+        names = [option(spec.name)]
+        if spec.metadata.get("also"):
+            names.append(option(spec.metadata["also"]))
         parser.add_argument(
-            option(spec.name), default=default, help=(words + shown).replace("%", "%%"), **more
+            *names, dest=spec.name, default=default, help=(words + shown).replace("%", "%%"), **more
         )
 
 
