@@ -7,23 +7,28 @@ out, `split` ("train" or "test"); models/demo/README.md tells where they come fr
 
     factbook-2025 factbook-2015 kjv asv web techdocs wiki wiki-valid
 
-OUT gets shards/NAME (each a datastore folder) and one folder for each data spec: train, and the probes
-factbook, bible, techdocs, wiki. Finished shards are kept, so that the command can be repeated. About 130,000
-chunks are embedded: half an hour on two cores. `--tokenizer` learns the tokenizer first, from the same files.
+OUT gets shards/NAME (each a datastore folder) and one folder for each data spec: train, to which fact cards
+(`fact_cards.py`) are added, and the probes factbook, bible, techdocs, wiki. Finished shards are kept, so that
+the command can be repeated. About 130,000 chunks are embedded: half an hour on two cores. `--tokenizer` learns
+the tokenizer first, from the same files.
 """
 
 import argparse
 import json
+import os
 import random
 import sys
 from pathlib import Path
 from typing import Any
 
+from assets.models.fact_cards import make_cards, write_cards
 from indexing import paths
 from indexing.build import build
 from indexing.corpus import Document
-from indexing.embedder import open_embedder
-from indexing.precompute import precompute_neighbours
+from indexing.datastore import Datastore
+from indexing.embedder import Embedder, open_embedder
+from indexing.files import write_json
+from indexing.precompute import DATA_SPEC, precompute_neighbours
 from indexing.tokenizer import Tokenizer, train_byte_level_bpe
 
 Row = dict[str, Any]
@@ -36,6 +41,7 @@ TRAINING = [
     "techdocs-train",
     "wiki-train",
 ]
+CARDS = {"factbook-2025-train": 6000, "factbook-2015-train": 6000}  # tried; about two thirds are kept
 # probe: (held-out shards, shards they are answered from)
 PROBES = {
     "factbook": (
@@ -79,7 +85,26 @@ def main(argv: list[str]) -> int:
         ):
             print(f"{name}: {event}", end="\r", file=sys.stderr)
         print(file=sys.stderr)
+    add_cards(shards, everything, arguments.out / "train" / DATA_SPEC, tokenizer, embedder)
     return 0
+
+
+def add_cards(
+    shards: Path, everything: list[str], spec: Path, tokenizer: Tokenizer, embedder: Embedder
+) -> None:
+    """Add shards of fact cards, cut from the training countries of both editions, to the training set."""
+    first, described = 0, json.loads(spec.read_text(encoding="utf-8"))
+    for name in everything:
+        edition = Datastore.open(shards / name, tokenizer=tokenizer, embedder=embedder)
+        if name in CARDS:
+            folder = shards / f"{name}-cards"
+            cards = list(make_cards(edition.documents, tokenizer, CARDS[name], edition.chunks.chunk_size))
+            print(f"{name}: {write_cards(folder, cards, edition, first):,} fact cards", file=sys.stderr)
+            kinds = ("chunks", "seq2chunk", "chunk2seq", "neighbours")
+            files = {kind: os.path.relpath(folder / f"{kind}.npy", spec.parent) for kind in kinds}
+            described["shards"].append(files)
+        first += len(edition.chunks)
+    write_json(spec, described)
 
 
 def documents(corpora: dict[str, list[Row]]) -> dict[str, list[Row]]:
