@@ -9,8 +9,8 @@ out, `split` ("train" or "test"); models/demo/README.md tells where they come fr
 
 OUT gets shards/NAME (each a datastore folder) and one folder for each data spec: train, to which fact cards
 (`fact_cards.py`) are added, and the probes factbook, bible, techdocs, wiki. Finished shards are kept, so that
-the command can be repeated. About 130,000 chunks are embedded: half an hour on two cores. `--tokenizer` learns
-the tokenizer first, from the same files.
+the command can be repeated. About 130,000 chunks are embedded: half an hour on two cores. `--tokenizer`
+learns the tokenizer first, from the same files.
 """
 
 import argparse
