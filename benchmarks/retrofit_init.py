@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from retro_core.bases import Base, load_base
-from retro_core.config import TrainConfig
+from retro_core.config import TrainConfig, fit_config
 from retro_core.dataset import Batch, RetroDataset, TrainingBatches
 from retro_core.retrofit import FittedRetro, fit_sizes, retrofit
-from retro_core.training import calibration_texts, fit_config, learning_rate, parameter_groups
+from retro_core.training import calibration_texts, learning_rate, parameter_groups
 
 # (encoder, its layers, start)
 VARIANTS = [

@@ -391,3 +391,14 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def fit_config(config: TrainConfig) -> FitConfig:
+    """What `retrofit` is asked for by a run with a base."""
+    return FitConfig(
+        encoder=config.encoder,
+        encoder_layers=config.encoder_layers,
+        start=config.start,
+        cca_layers=list(config.cca_layers),
+        unfreeze=config.unfreeze,
+    )

@@ -29,8 +29,11 @@ formula gives 1,451 and 7,531. We take the encoder's heads, which we have not se
 of the smallest model, with which it gives 172 and 425.
 """
 
+from pathlib import Path
 from typing import Any
 
+from indexing.errors import ConfigError
+from indexing.tokenizer import Tokenizer
 from retro_core.config import PAPER, REFERENCE, RetroConfig
 
 
@@ -81,6 +84,28 @@ def preset(name: str, vocabulary: int, pad: int = 0) -> RetroConfig:
     """The config of a preset for a tokenizer of `vocabulary` tokens that pads with `pad`. KeyError for a name
     that is none; ConfigError if `pad` is outside the vocabulary."""
     return RetroConfig(**{**PRESETS[name], "num_embeddings": vocabulary, "pad_token_idx": pad})
+
+
+def resolve_model(name: str, tokenizer: Tokenizer) -> RetroConfig:
+    """A preset, or a RetroConfig JSON file, with the tokenizer's vocabulary."""
+    if name in PRESETS:
+        return preset(name, tokenizer.vocab_size, tokenizer.pad_id)
+    if not Path(name).is_file():
+        raise ConfigError(
+            f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a file. Give one of them."
+        )
+    config = RetroConfig.from_json(Path(name))
+    if config.pad_token_idx != tokenizer.pad_id:
+        raise ConfigError(
+            f"The tokenizer pads with token {tokenizer.pad_id}, but pad_token_idx in {name} is "
+            f"{config.pad_token_idx}. Make them equal."
+        )
+    if config.num_embeddings < tokenizer.vocab_size:
+        raise ConfigError(
+            f"The tokenizer has {tokenizer.vocab_size} tokens, but num_embeddings in {name} is "
+            f"{config.num_embeddings}. Raise it."
+        )
+    return config
 
 
 def count_parameters(config: RetroConfig) -> tuple[int, int]:

@@ -34,11 +34,11 @@ from indexing.tokenizer import Tokenizer
 from retro_core import retrofit
 from retro_core.bases import Base, base_folder, load_base
 from retro_core.checkpoint import model_folder
-from retro_core.config import FitConfig, RetroConfig, TrainConfig, from_dict, read_object
+from retro_core.config import RetroConfig, TrainConfig, fit_config, from_dict, read_object
 from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.evaluation import window_losses
 from retro_core.model import ChunkedCrossAttention, NeighbourEncoder, PositionBias, Retro, RMSNorm
-from retro_core.presets import PRESETS, preset
+from retro_core.presets import resolve_model
 
 CONFIG_FILE, MODEL_FILE = "config.json", "model.json"
 METRICS_FILE, CHECKPOINT_FILE = "metrics.jsonl", "checkpoint.pt"
@@ -237,39 +237,6 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
         for rests in (False, True)
         for slows, share in enumerate(shares)
     ]
-
-
-def fit_config(config: TrainConfig) -> FitConfig:
-    """What `retrofit` is asked for by a run with a base."""
-    return FitConfig(
-        encoder=config.encoder,
-        encoder_layers=config.encoder_layers,
-        start=config.start,
-        cca_layers=list(config.cca_layers),
-        unfreeze=config.unfreeze,
-    )
-
-
-def resolve_model(name: str, tokenizer: Tokenizer) -> RetroConfig:
-    """A preset, or a RetroConfig JSON file, with the tokenizer's vocabulary."""
-    if name in PRESETS:
-        return preset(name, tokenizer.vocab_size, tokenizer.pad_id)
-    if not Path(name).is_file():
-        raise ConfigError(
-            f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor a file. Give one of them."
-        )
-    config = RetroConfig.from_json(Path(name))
-    if config.pad_token_idx != tokenizer.pad_id:
-        raise ConfigError(
-            f"The tokenizer pads with token {tokenizer.pad_id}, but pad_token_idx in {name} is "
-            f"{config.pad_token_idx}. Make them equal."
-        )
-    if config.num_embeddings < tokenizer.vocab_size:
-        raise ConfigError(
-            f"The tokenizer has {tokenizer.vocab_size} tokens, but num_embeddings in {name} is "
-            f"{config.num_embeddings}. Raise it."
-        )
-    return config
 
 
 def load_run(name: str) -> tuple[nn.Module, TrainConfig, int, int]:

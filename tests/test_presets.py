@@ -4,8 +4,7 @@ import pytest
 
 from indexing.errors import ConfigError
 from retro_core.cli import main
-from retro_core.presets import PRESETS, count_parameters, preset
-from retro_core.training import resolve_model
+from retro_core.presets import PRESETS, count_parameters, preset, resolve_model
 
 
 @pytest.mark.parametrize("name, millions, width, heads, head_size, layers, cca_layers", [

@@ -22,6 +22,7 @@ from retro_core.config import RetroConfig, TrainConfig
 from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.evaluation import probe, window_losses
 from retro_core.model import PositionBias, Retro, RMSNorm
+from retro_core.presets import resolve_model
 from retro_core.training import (
     Evaluated,
     Saved,
@@ -301,7 +302,7 @@ def test_schedules():
 
 def test_every_parameter_is_in_one_group_and_the_right_ones_decay(material):
     settings = config(material)
-    model = Retro(training.resolve_model(settings.model, Tokenizer.load(settings.tokenizer)))
+    model = Retro(resolve_model(settings.model, Tokenizer.load(settings.tokenizer)))
     groups = parameter_groups(model, settings)
     listed = [id(p) for group in groups for p in group["params"]]
     assert sorted(listed) == sorted({id(p) for p in model.parameters()})
