@@ -1,5 +1,9 @@
 """Words shown to people, except those that belong to one control."""
 
+from dataclasses import dataclass
+
+from indexing import paths
+
 TITLE = "RETRO Explorer"
 TAGLINE = "Watch a language model look things up while it writes"
 
@@ -34,25 +38,43 @@ NOT_FITTED = (
 )
 TO_FIT = "Nothing is fitted to it yet. With texts of your own in train.jsonl (docs/retrofit.md says more):"
 
-# (label of the chip, prompt). In the manner of the texts that the bundled model was trained on, but about
-# countries it was not trained on: what it gets right it has read. The last is about nothing in the datastore.
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the datastore to read from. label: of its chip"""
+
+    label: str
+    prompt: str
+    datastore: str
+
+
+# In the manner of the texts that the bundled model was trained on, but about countries it was not trained on:
+# what it gets right it has read. So the first two say what their datastore says. The last is about nothing in
+# any of them.
+_SWAPPED = "Ghana — People and Society\nPopulation:"
 EXAMPLES = [
-    (
+    Example("Ghana's population: 2025", _SWAPPED, "factbook-2025"),
+    Example("… and 2015", _SWAPPED, "factbook-2015"),
+    Example(
         "Thailand: geography",
         "Thailand — Geography\nLocation: Southeastern Asia, bordering the Andaman Sea and the Gulf of "
         "Thailand, southeast of Burma\nGeographic coordinates: 15 00 N, 100 00 E\nMap references:",
+        paths.DEMO_DATASTORE,
     ),
-    (
+    Example(
         "Uruguay: economy",
         "Uruguay — Economy\nEconomic overview: high-income, export-oriented South American economy;",
+        paths.DEMO_DATASTORE,
     ),
-    (
+    Example(
         "Mexico: history",
         "Mexico — Introduction\nBackground: Mexico was the site of several advanced civilizations,",
+        paths.DEMO_DATASTORE,
     ),
-    (
+    Example(
         "Off-topic",
         "The old clockmaker closed the shutters, lit the lamp and laid the broken watch on the table. "
         "“It has not run since the night of the storm,” the girl said,",
+        paths.DEMO_DATASTORE,
     ),
 ]

@@ -324,7 +324,7 @@ CONTRAST = """() => {
 
 def test_a_prompt_runs_with_one_click_and_its_trace_can_be_saved_and_opened(open_page, tmp_path):
     page = open_page()
-    page.get_by_role("button", name=EXAMPLES[0][0]).click()
+    page.get_by_role("button", name=EXAMPLES[2].label).click()
     page.get_by_role("button", name="Settings").click()
     page.locator("#max_new_tokens input[type=number]").fill("200")
     page.evaluate(
@@ -357,7 +357,7 @@ def test_a_prompt_runs_with_one_click_and_its_trace_can_be_saved_and_opened(open
 def test_a_run_can_be_stopped_and_keeps_what_it_has(open_page, slowly):
     page = open_page()
     # The one that the model does not end itself.
-    page.get_by_role("button", name=EXAMPLES[2][0]).click()
+    page.get_by_role("button", name=EXAMPLES[4].label).click()
     page.get_by_role("button", name="Settings").click()
     page.locator("#max_new_tokens input[type=number]").fill("1000")
     page.locator("#run").click()

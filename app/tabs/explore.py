@@ -54,7 +54,7 @@ def build() -> Explore:
         prompt = gr.Textbox(
             label="Prompt",
             info=text.PROMPT_HINT,
-            placeholder=text.EXAMPLES[0][1],
+            placeholder=text.EXAMPLES[0].prompt,
             lines=4,
             max_lines=8,
             elem_id="prompt",
@@ -85,9 +85,10 @@ def build() -> Explore:
                     elem_classes="choice",
                 )
     with gr.Row(elem_classes="chips"):
-        for label, example in text.EXAMPLES:
-            chip = gr.Button(label, size="sm", min_width=0, elem_classes="chip")
-            chip.click(None, outputs=prompt, js=f"() => {json.dumps(example)}", api_visibility="private")
+        for example in text.EXAMPLES:
+            chip = gr.Button(example.label, size="sm", min_width=0, elem_classes="chip")
+            values = json.dumps([example.prompt, example.datastore])
+            chip.click(None, outputs=[prompt, datastore], js=f"() => {values}", api_visibility="private")
         progress = StatusLine(elem_id="progress")
     with gr.Column(elem_classes="folds"):
         sampling = _settings()

@@ -2,8 +2,8 @@
 
     python -m assets.traces.make_traces
 
-Runs the bundled model on the bundled datastore and writes NAME.retro.json.gz beside this file. Run it again
-whenever the model, the datastore or the trace format changes.
+Runs the bundled model on the bundled datastores and writes NAME.retro.json.gz beside this file. Run it again
+whenever the model, a datastore or the trace format changes.
 """
 
 import gzip
@@ -21,26 +21,45 @@ from retro_core.generation import Prompted, Retrieved, Token, generate
 
 HERE = Path(__file__).resolve().parent
 
-# file name, title, prompt, settings that differ from the defaults. The countries were held out of training.
+# file name, title, prompt, datastore, settings that differ from the defaults. The countries were held out of
+# training. The first two are one prompt with two datastores: the facts change, the model does not.
+SWAPPED = "Ghana — People and Society\nPopulation:"
 EXAMPLES = [
     (
-        "1-ghana",
+        "1-population-2025",
+        "Ghana's population, read from the Factbook of 2025",
+        SWAPPED,
+        "factbook-2025",
+        {"max_new_tokens": 64, "temperature": 0.0},
+    ),
+    (
+        "2-population-2015",
+        "the same prompt, read from the Factbook of 2015",
+        SWAPPED,
+        "factbook-2015",
+        {"max_new_tokens": 64, "temperature": 0.0},
+    ),
+    (
+        "3-ghana",
         "Ghana, a country the model was not trained on",
         "Ghana — Geography\nLocation: Western Africa, bordering the Gulf of Guinea, between Cote d'Ivoire "
         "and Togo\nGeographic coordinates: 8 00 N, 2 00 W\nMap references: Africa\nArea: total :",
+        paths.DEMO_DATASTORE,
         {"max_new_tokens": 190, "temperature": 0.5},
     ),
     (
-        "2-ireland",
+        "4-ireland",
         "Ireland's economy",
         "Ireland — Economy\nEconomic overview: high-income, export-oriented EU economy;",
+        paths.DEMO_DATASTORE,
         {"max_new_tokens": 190, "temperature": 0.5},
     ),
     (
-        "3-off-topic",
+        "5-off-topic",
         "A story the datastore knows nothing about",
         "The old clockmaker closed the shutters, lit the lamp and laid the broken watch on the table. “It "
         "has not run since the night of the storm,” the girl said,",
+        paths.DEMO_DATASTORE,
         {"max_new_tokens": 128, "ignore_end": True},
     ),
 ]
@@ -48,9 +67,9 @@ EXAMPLES = [
 
 def main() -> int:
     loaded = load_model(paths.DEMO_MODEL)
-    datastore = Datastore.open(paths.DEMO_DATASTORE, tokenizer=loaded.tokenizer)
-    for name, title, prompt, settings in EXAMPLES:
+    for name, title, prompt, source, settings in EXAMPLES:
         config = GenerationConfig(**settings)
+        datastore = Datastore.open(source, tokenizer=loaded.tokenizer)
         ids: list[int] = []
         neighbours = []
         prompted = 0
