@@ -402,3 +402,30 @@ def fit_config(config: TrainConfig) -> FitConfig:
         cca_layers=list(config.cca_layers),
         unfreeze=config.unfreeze,
     )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How held-out documents are measured; see `retro_core.evaluation.measure`."""
+
+    num_neighbours: int = setting(2, "neighbours read for each chunk (k)", 1, 100)
+    max_len: int = setting(512, "tokens in a window, a multiple of the chunk size", 2, 65536)
+    stride: int = setting(
+        0, "tokens from the beginning of a window to that of the next; 0 for half a window", 0, 65536
+    )
+    limit: int = setting(0, "documents of each probe, drawn at random; 0 for all", 0, 10_000_000)
+    sweep_limit: int = setting(
+        16,
+        "documents for what takes many passes (sweeps and comparators); 0 for as many as `limit`",
+        0,
+        10_000_000,
+    )
+    knn_tokens: int = setting(200_000, "tokens of the datastore that kNN-LM remembers", 1000, 100_000_000)
+    question_limit: int = setting(200, "questions of each set, and prompts to swap; 0 for all", 0, 10_000_000)
+    seed: int = setting(0, "of everything that is drawn", 0, 2**31 - 1)
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
