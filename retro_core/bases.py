@@ -511,13 +511,7 @@ def load_base(name: str | Path) -> Base:
 
     Raises CheckpointError if it is not here, is damaged, or is no causal language model.
     """
-    folder = base_folder(str(name))
-    for file in (CONFIG_FILE, TOKENIZER_FILE):
-        if not (folder / file).is_file():
-            raise CheckpointError(
-                f"The base {str(name)!r} is not here: there is no {file} in {folder}. "
-                f"Fetch it with `python -m retro_core fetch {name}`."
-            )
+    folder = _fetched_folder(str(name))
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -534,3 +528,41 @@ def load_base(name: str | Path) -> Base:
             "Fetch it again, or choose another."
         ) from error
     return Base(model.eval(), Tokenizer.load(folder), str(name), folder)
+
+
+def hollow_base(name: str | Path) -> Base:
+    """A base that is here, with its shapes and without its weights (torch's device "meta"), to count with.
+
+    Raises CheckpointError if it is not here or is no causal language model.
+    """
+    folder = _fetched_folder(str(name))
+    import torch
+    from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    # Of a kind of attention that it does not know transformers asks for no mask. To make one it looks at
+    # values, and here are none.
+    AttentionInterface.register("maskless", sdpa_attention_forward)
+    try:
+        sizes = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                sizes, attn_implementation="maskless", dtype=torch.float32
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder} cannot be opened as a causal language model ({_first_line(error)}). "
+            "Fetch it again, or choose another."
+        ) from error
+    return Base(model.eval(), Tokenizer.load(folder), str(name), folder)
+
+
+def _fetched_folder(name: str) -> Path:
+    folder = base_folder(name)
+    for file in (CONFIG_FILE, TOKENIZER_FILE):
+        if not (folder / file).is_file():
+            raise CheckpointError(
+                f"The base {name!r} is not here: there is no {file} in {folder}. "
+                f"Fetch it with `python -m retro_core fetch {name}`."
+            )
+    return folder

@@ -18,7 +18,9 @@ import numpy as np
 from indexing import files
 from indexing.chunks import ChunkStore
 from indexing.errors import InputError
+from indexing.manifest import SEGMENTS_FOLDER
 from indexing.neighbours import NO_CHUNK
+from indexing.tokenizer import TOKENIZER_FILE
 
 CHUNK_KEYS = ("chunks", "chunk2seq", "seq2chunk")
 INDEX_KEYS = (*CHUNK_KEYS, "embeddings")
@@ -116,6 +118,16 @@ def _check_documents(shard: Shard, chunk2seq: np.ndarray, seq2chunk: np.ndarray)
             f"{shard['seq2chunk']} tells the first chunks of {len(seq2chunk):,} documents, not those "
             f"of {shard['chunk2seq']}. Name files that were made together."
         )
+
+
+def tokenizer_folder(shard: Shard) -> Path | None:
+    """Where the tokenizer lies that the chunks of this shard were made with, if that was noted: beside them,
+    or, if the shard is a segment of a datastore, in the datastore's folder."""
+    folder = shard["chunks"].absolute().parent
+    places = [folder]
+    if folder.parent.name == SEGMENTS_FOLDER:
+        places.append(folder.parent.parent)
+    return next((place for place in places if (place / TOKENIZER_FILE).is_file()), None)
 
 
 def open_embeddings(shards: Sequence[Shard], spec: Path) -> list[np.ndarray]:
