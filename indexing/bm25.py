@@ -39,14 +39,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from indexing import files, paths
-from indexing.datastore import Datastore
+from indexing.catalogue import State
+from indexing.chunks import ChunkStore
 from indexing.errors import DatastoreError
 from indexing.manifest import INDEX_FOLDER
+from indexing.tokenizer import Tokenizer
 
 K1, B = 1.5, 0.75
 FOLDER = Path(INDEX_FOLDER, "bm25")
@@ -59,6 +61,19 @@ _STATISTICS, _SEGMENT = "statistics.json", "segment.json"
 # The names under which bm25s saves an index and loads it.
 _DATA, _INDICES, _INDPTR = "data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"
 _PARAMETERS = "params.index.json"
+
+
+class Chunked(Protocol):
+    """What words are looked for in: a `Datastore`, or the chunks of an index spec (`SpecChunks`). Without a
+    `state` it is one segment, and what is made for it is not kept."""
+
+    name: str
+    path: Path
+    state: State | None
+    fingerprint: str
+    chunks: ChunkStore
+    alive: np.ndarray  # (N,) bool
+    tokenizer: Tokenizer
 
 
 @dataclass(frozen=True)
@@ -157,7 +172,7 @@ def _find(known_terms: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray, np.nd
     return at, known_terms[at] == terms
 
 
-def open_word_index(datastore: Datastore) -> Iterator[WordsIndexed]:
+def open_word_index(datastore: Chunked) -> Iterator[WordsIndexed]:
     """Make what is missing, as events; the generator's value (of StopIteration) is the WordIndex.
 
     Some 10,000 chunks a second; the memory it takes does not grow with the corpus, save for the hashes of its
@@ -179,7 +194,7 @@ def open_word_index(datastore: Datastore) -> Iterator[WordsIndexed]:
 
 
 def _open_in(
-    root: Path, datastore: Datastore, temporary: tempfile.TemporaryDirectory | None = None
+    root: Path, datastore: Chunked, temporary: tempfile.TemporaryDirectory | None = None
 ) -> Iterator[WordsIndexed]:
     """Raises OSError if it cannot be made there, or is not there once it is made."""
     parts = _parts(datastore)
@@ -205,7 +220,7 @@ def _open_in(
     return WordIndex(len(datastore.chunks), [block for blocks in opened for block in blocks], temporary)
 
 
-def _parts(datastore: Datastore) -> list[tuple[str, int]]:
+def _parts(datastore: Chunked) -> list[tuple[str, int]]:
     """The immutable segments: (fingerprint, rows). Format 1 has one."""
     if datastore.state is None:
         return [(datastore.fingerprint, len(datastore.chunks))]
@@ -221,7 +236,7 @@ def _remove_others(root: Path, folder: Path) -> None:
 class _Maker:
     """Makes and reads the folder of one base, and in it one folder for each of the datastore's segments."""
 
-    def __init__(self, datastore: Datastore, folder: Path, parts: list[tuple[str, int]], base: int):
+    def __init__(self, datastore: Chunked, folder: Path, parts: list[tuple[str, int]], base: int):
         self._datastore, self._folder, self._parts, self._base = datastore, folder, parts, base
         self._starts = np.cumsum([0, *(rows for _, rows in parts)]).tolist()
 

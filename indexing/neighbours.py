@@ -187,13 +187,23 @@ def given_tokens(
 
 def longest_common_runs(tokens: np.ndarray, others: np.ndarray, pad_id: int) -> np.ndarray:
     """tokens (q,), others (..., r) -> (...) int64: tokens in the longest run that each shares with `tokens`;
-    padding is in no run."""
+    padding is in no run. Or many at once: tokens (c, q), others (c, ..., r) -> (c, ...)."""
+    tokens = np.asarray(tokens)
+    tokens = tokens.reshape(*tokens.shape[:-1], *(1,) * (others.ndim - tokens.ndim), tokens.shape[-1])
     run = np.zeros((*others.shape[:-1], others.shape[-1] + 1), dtype=np.int64)  # that ends with each token
     longest = np.zeros(others.shape[:-1], dtype=np.int64)
-    for token in tokens:
-        if token == pad_id:
-            run[:] = 0
-            continue
-        run[..., 1:] = (run[..., :-1] + 1) * (others == token)
+    for place in range(tokens.shape[-1]):
+        token = tokens[..., place, None]
+        run[..., 1:] = (run[..., :-1] + 1) * ((others == token) & (token != pad_id))
         longest = np.maximum(longest, run.max(axis=-1))
     return longest
+
+
+def overlap(tokens: np.ndarray, others: np.ndarray, pad_id: int) -> np.ndarray:
+    """r(C) of the paper (section 2.6): the longest run of tokens that a chunk shares with any of the texts in
+    `others`, over the chunk's tokens. tokens (q,), others (..., r) -> () float64, 0 to 1; or tokens (c, q),
+    others (c, ..., r) -> (c,). 0 for a chunk of padding alone."""
+    tokens = np.asarray(tokens)
+    shared = longest_common_runs(tokens, others, pad_id)
+    shared = shared.reshape(*tokens.shape[:-1], -1).max(axis=-1, initial=0)
+    return shared / np.maximum(1, (tokens != pad_id).sum(axis=-1))

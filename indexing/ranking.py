@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from indexing.bm25 import WordIndex, WordsIndexed, open_word_index
+from indexing.bm25 import Chunked, WordIndex, WordsIndexed, open_word_index
 from indexing.datastore import Datastore
 from indexing.neighbours import BM25, DRAWN, NO_CHUNK, RECIPROCAL_RANKS, SQUARED_L2
 
@@ -104,7 +104,7 @@ class Words:
 
     measure = BM25
 
-    def __init__(self, datastore: Datastore):
+    def __init__(self, datastore: Chunked):
         self._datastore = datastore
         self._index: WordIndex | None = None
         self._lock = threading.Lock()
@@ -208,7 +208,7 @@ class Drawn:
 
     measure = DRAWN
 
-    def __init__(self, datastore: Datastore, seed: int = 0):
+    def __init__(self, datastore: Chunked, seed: int = 0):
         self._datastore, self._seed = datastore, seed
         self._shown: np.ndarray | None = None
 
@@ -256,7 +256,7 @@ def fuse(rankings: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return ids, np.bincount(place, 1 / (RRF + ranks), len(ids))
 
 
-def rows_of(datastore: Datastore, document: int) -> slice:
+def rows_of(datastore: Chunked, document: int) -> slice:
     """The chunks of a document: they lie side by side."""
     first = datastore.chunks.seq2chunk
     stop = first[document + 1] if document + 1 < len(first) else len(datastore.chunks)
@@ -272,7 +272,7 @@ def _largest(scores: np.ndarray, k: int) -> np.ndarray:
     return rows[np.lexsort((rows, -scores[rows]))][:k]
 
 
-def _says_something(datastore: Datastore) -> np.ndarray:
+def _says_something(datastore: Chunked) -> np.ndarray:
     """(N,) bool: whether a chunk has a token besides padding and end marks."""
     marks = (datastore.tokenizer.pad_id, datastore.tokenizer.end_id)
     found = np.empty(len(datastore.chunks), dtype=bool)

@@ -28,6 +28,7 @@ from indexing.neighbours import (
     given_tokens,
     longest_common_runs,
 )
+from indexing.pipeline.spec_chunks import SpecChunks
 from indexing.ranking import Dense, Drawn, Fused, Ranked, Ranker, Reranked, Words, rows_of
 from indexing.retokenised import RetokenisedDatastore
 from indexing.tokenizer import Tokenizer
@@ -70,10 +71,10 @@ class Found:
 class Lookup:
     """Chunks of a datastore in the order of a `Ranker`, each with the chunk that follows it.
 
-    datastore  as the model reads it: neighbours are in its tokens
+    datastore  as the model reads it: neighbours are in its tokens; or the chunks of an index spec
     """
 
-    def __init__(self, datastore: Reader, ranker: Ranker):
+    def __init__(self, datastore: Reader | SpecChunks, ranker: Ranker):
         self.datastore, self.ranker = datastore, ranker
 
     def prepare(self) -> Iterator[WordsIndexed]:
@@ -378,9 +379,7 @@ class Filtered:
         return (ids < 0) | (documents != own[:, None])
 
     def _does_not_leak(self, found: Neighbours, later: np.ndarray) -> np.ndarray:
-        shared = np.stack(
-            [longest_common_runs(*pair, found.pad_id) for pair in zip(later, found.tokens, strict=True)]
-        )
+        shared = longest_common_runs(later, found.tokens, found.pad_id)
         return shared <= self._leakage * (later != found.pad_id).sum(axis=1)[:, None]
 
 

@@ -13,7 +13,7 @@ from indexing.chunking import num_chunks, read_window
 from indexing.client import RemoteRetriever
 from indexing.datastore import Datastore
 from indexing.errors import InputError
-from indexing.neighbours import SQUARED_L2, Neighbours, Retriever
+from indexing.neighbours import SQUARED_L2, Neighbours, Retriever, overlap
 from indexing.retrievers import look_up_text
 from indexing.tokenizer import Tokenizer
 from retro_core.checkpoint import LoadedModel
@@ -247,7 +247,6 @@ def _chunk(
         rows = on.output.attention.weights[:, 0, u, :, : len(window)].float().cpu().numpy()
         flat = rearrange(rows, "a h i k r -> a h i (k r)")
         attention, heads = pack_map(flat.mean(axis=(0, 1))), pack_heads(flat)
-    longest = 0
     for card in cards:
         j = card["rank"] - 1
         card["changed"] = changed.what[u, j] or card["changed"]
@@ -258,7 +257,6 @@ def _chunk(
             continue
         tokens = changed.shown.tokens[u, j]
         runs = common_runs(read_ids, tokens, changed.shown.pad_id)
-        longest = max([longest, *(size for *_, size in runs[:1])])
         card |= describe_copies(runs, len(window), len(tokens), m)
         card["influence"] = None if left_out is None else _influence(left_out[u, j], window)
     gain = (on.log_probs - off_log_probs)[window.start : window.stop]
@@ -268,7 +266,9 @@ def _chunk(
         "read": [window.start, window.stop],
         "query": tokenizer.decode(ids[u * m : (u + 1) * m]),
         "gain": float(gain.mean()) if window else None,
-        "overlap": longest / len(window) if window else None,
+        "overlap": float(overlap(np.array(read_ids), changed.neighbours.tokens[u], changed.neighbours.pad_id))
+        if window
+        else None,
         "seconds": None,
         "neighbours": cards,
         "attention": attention,

@@ -10,10 +10,9 @@ overlap. Windows begin at chunk borders.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,15 +22,14 @@ from indexing.client import RemoteRetriever
 from indexing.corpus import Document
 from indexing.errors import DatastoreError, InputError
 from indexing.neighbours import NO_CHUNK, Neighbours, Retriever
+from indexing.pipeline.spec_chunks import SpecChunks
 from indexing.pipeline.specs import INDEX_KEYS, open_embeddings, read_data_spec, read_index_spec
-from indexing.retrievers import stored
+from indexing.retrievers import Filtered, Reader, stored
 from indexing.tokenizer import Tokenizer
 from retro_core.config import RetroConfig
 from retro_core.dataset import RetroDataset
 
-if TYPE_CHECKING:
-    from indexing.datastore import Datastore
-    from indexing.retokenised import RetokenisedDatastore
+Searched = Reader | SpecChunks  # what evaluation can look into
 
 WINDOW, STRIDE = 2048, 1024  # tokens, section 4.4
 _TITLE_TOKENS, _TITLE_LENGTH = 40, 80  # a text without a title is called by its beginning
@@ -86,7 +84,7 @@ class HeldOut:
         pad_id: int,
         num_neighbours: int,
         tokenizer: Tokenizer | None = None,
-        searched: "Datastore | RetokenisedDatastore | None" = None,
+        searched: Searched | None = None,
         window: int = WINDOW,
         stride: int | None = None,
     ):
@@ -127,9 +125,7 @@ class HeldOut:
         entry "embeddings" of the spec, and the index spec has them too. Raises InputError if the spec or one
         of its files cannot be used, or not by a model of this config.
         """
-        data = RetroDataset(Path(spec), config, num_neighbours or 1, 2 * config.chunk_size)
-        if num_neighbours is None:
-            data.num_neighbours = min(rows.shape[1] for rows in data.neighbours)
+        data = RetroDataset(Path(spec), config, num_neighbours or 0, 2 * config.chunk_size)
         return cls.from_dataset(name, data, tokenizer, window, stride, Path(spec))
 
     @classmethod
@@ -142,14 +138,17 @@ class HeldOut:
         stride: int | None = None,
         spec: Path | None = None,
     ) -> "HeldOut":
-        """What `data` holds, whatever its own windows are. With the path of its spec distances are known, and
-        which documents are themselves in the index."""
+        """The documents that `data` has windows of, whatever these windows are. With the path of its spec
+        distances are known, and which documents are themselves in the index."""
         measured = _Measured.open(spec) if spec is not None else None
-        m, k = data.chunk_size, data.num_neighbours
+        m, k, wanted = data.chunk_size, data.num_neighbours, {window.document for window in data.windows}
         documents, places = [], []
+        before = 0
         for shard, store in enumerate(data.shards):
             ends = np.append(store.seq2chunk[1:], len(store))
             for number, (first, stop) in enumerate(zip(store.seq2chunk, ends, strict=True)):
+                if before + number not in wanted:
+                    continue
                 first, stop = int(first), int(stop)
                 last = np.flatnonzero(np.asarray(store.tokens[stop - 1]) != data.pad_id)
                 count = (stop - first - 1) * m + (int(last[-1]) + 1 if len(last) else 0)
@@ -157,6 +156,7 @@ class HeldOut:
                 own = -1 if measured is None else measured.own(shard, number)
                 documents.append(HeldOutDocument(_beginning(tokens, tokenizer), tokens, own))
                 places.append((shard, first, stop))
+            before += store.num_documents
 
         def neighbours(document: int) -> Neighbours:
             shard, first, stop = places[document]
@@ -166,6 +166,9 @@ class HeldOut:
                 distances = measured.distances(shard, first, stop, ids)
             return Neighbours(ids, distances, data.retrieved_tokens(ids), data.pad_id)
 
+        searched = None
+        if tokenizer is not None:
+            searched = SpecChunks(f"what {name} reads", data.index_shards, tokenizer, data.num_continuations)
         return cls(
             name,
             documents,
@@ -174,6 +177,7 @@ class HeldOut:
             pad_id=data.pad_id,
             num_neighbours=k,
             tokenizer=tokenizer,
+            searched=searched,
             window=window,
             stride=stride,
         )
@@ -185,7 +189,7 @@ class HeldOut:
         documents: Iterable[Document],
         config: RetroConfig,
         tokenizer: Tokenizer,
-        datastore: "Datastore | RetokenisedDatastore",
+        datastore: Reader,
         num_neighbours: int,
         retriever: Retriever | None = None,
         window: int = WINDOW,
@@ -198,24 +202,18 @@ class HeldOut:
 
         A text whose id is that of a document in the datastore gets no neighbours from that document.
         """
-        source = datastore if retriever is None else retriever
         held = []
         for document in documents:
             tokens, _ = tokenize(tokenizer, document.text)
             held.append(HeldOutDocument(document.title, tokens, _number_in(datastore, document.id)))
-        found: dict[int, Neighbours] = {}
-
-        def neighbours(number: int) -> Neighbours:
-            if number not in found:
-                document = held[number]
-                chunks = split(document.tokens, tokenizer.pad_id, config.chunk_size)
-                found[number] = retrieved(source, chunks, num_neighbours, document.own)
-            return found[number]
-
+        source = _LookedUp(
+            held, datastore if retriever is None else retriever, num_neighbours, config.chunk_size,
+            tokenizer.pad_id,
+        )  # fmt: skip
         return cls(
             name,
             held,
-            neighbours,
+            source.neighbours,
             chunk_size=config.chunk_size,
             pad_id=tokenizer.pad_id,
             num_neighbours=num_neighbours,
@@ -223,6 +221,35 @@ class HeldOut:
             searched=datastore,
             window=window,
             stride=stride,
+        )
+
+    def reading_from(
+        self,
+        datastore: Reader | None,
+        num_neighbours: int,
+        retriever: Retriever | None = None,
+    ) -> "HeldOut":
+        """The same documents with other neighbours: looked up when they are first read, then remembered.
+
+        datastore  as the model reads it; None with a retriever that needs none (a service)
+        retriever  by default the datastore's nearest chunks are taken
+        """
+        documents = [replace(document, own=-1) for document in self.documents]
+        source = _LookedUp(
+            documents, datastore if retriever is None else retriever, num_neighbours, self.chunk_size,
+            self.pad_id,
+        )  # fmt: skip
+        return HeldOut(
+            self.name,
+            documents,
+            source.neighbours,
+            chunk_size=self.chunk_size,
+            pad_id=self.pad_id,
+            num_neighbours=num_neighbours,
+            tokenizer=self.tokenizer,
+            searched=datastore,
+            window=self.window,
+            stride=self.stride,
         )
 
     @property
@@ -308,12 +335,41 @@ def sliding_windows(
     return found
 
 
-def retrieved(retriever: Retriever, chunks: np.ndarray, num_neighbours: int, own: int = -1) -> Neighbours:
-    """What a retriever finds for the chunks (l, m) of one document that has the number `own` in what it looks
-    into (-1: is not there), and so gets nothing from it. A service cannot leave documents out."""
-    if own < 0 or isinstance(retriever, RemoteRetriever):
-        return retriever.retrieve(chunks, num_neighbours)
-    return retriever.retrieve(chunks, num_neighbours, np.full(len(chunks), own))
+def retrieved(
+    retriever: Retriever, chunks: np.ndarray, num_neighbours: int, pad_id: int, own: int = -1
+) -> Neighbours:
+    """What a retriever finds for all chunks (l, m) of one document that has the number `own` in what it looks
+    into (-1: is not there), and so gets nothing from itself; a service cannot leave documents out. Where
+    leakage is filtered, the chunk after each is what must not leak."""
+    more: dict[str, np.ndarray] = {}
+    if own >= 0 and not isinstance(retriever, RemoteRetriever):
+        more["exclude_documents"] = np.full(len(chunks), own)
+    if isinstance(retriever, Filtered):
+        more["continuations"] = np.concatenate([chunks[1:], np.full_like(chunks[:1], pad_id)])
+    return retriever.retrieve(chunks, num_neighbours, **more)
+
+
+class _LookedUp:
+    """Neighbours of documents, looked up when they are first asked for and kept."""
+
+    def __init__(
+        self,
+        documents: Sequence[HeldOutDocument],
+        retriever: Retriever,
+        num_neighbours: int,
+        chunk_size: int,
+        pad_id: int,
+    ):
+        self._documents, self._retriever, self._k = documents, retriever, num_neighbours
+        self._m, self._pad_id = chunk_size, pad_id
+        self._found: dict[int, Neighbours] = {}
+
+    def neighbours(self, number: int) -> Neighbours:
+        if number not in self._found:
+            document = self._documents[number]
+            chunks = split(np.asarray(document.tokens, dtype=np.int64), self._pad_id, self._m)
+            self._found[number] = retrieved(self._retriever, chunks, self._k, self._pad_id, document.own)
+        return self._found[number]
 
 
 @dataclass(frozen=True)
@@ -376,7 +432,7 @@ def _embeddings_of(shard) -> np.ndarray | None:
     return embeddings if len(embeddings) == len(np.load(shard["chunks"], mmap_mode="r")) else None
 
 
-def _number_in(datastore: "Datastore | RetokenisedDatastore", document_id: str) -> int:
+def _number_in(datastore: Reader, document_id: str) -> int:
     try:
         return stored(datastore).number_of(document_id)
     except (InputError, DatastoreError):

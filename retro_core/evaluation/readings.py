@@ -16,8 +16,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from retro_core.evaluation.held_out import HeldOut
+from indexing.errors import InputError
+from indexing.ranking import Drawn, Ranker, Words
+from indexing.retrievers import Lookup, stored
+from retro_core.evaluation.held_out import HeldOut, Searched, retrieved
 from retro_core.evaluation.losses import Reading, Source
+from retro_core.evaluation.oracle import SharedTokens
 
 _REMEMBERED = 16  # documents whose neighbours are kept: the windows of one document are read one by one
 
@@ -51,6 +55,32 @@ def f_only(held_out: HeldOut, reading: Reading) -> Reading:
     )
 
 
+def random(held_out: HeldOut, num_neighbours: int, seed: int = 0) -> Reading:
+    """Chunks drawn at random among all that can be looked into, never from the document itself, the same for
+    the same seed and text."""
+    return _by(held_out, "random", num_neighbours, lambda store: Drawn(store, seed))
+
+
+def bm25(held_out: HeldOut, num_neighbours: int) -> Reading:
+    """What BM25 finds with each chunk's words; see `indexing.bm25`. The first document waits until the words
+    are indexed, some 10,000 chunks a second."""
+    return _by(held_out, "bm25", num_neighbours, Words)
+
+
+def oracle(held_out: HeldOut, num_neighbours: int) -> Reading:
+    """Chunks chosen for what is to be predicted: see `oracle.SharedTokens`. It cannot be known when the text
+    is being written; it tells how much more a better retriever could give."""
+    store = _searched(held_out, "oracle")
+    by_tokens = SharedTokens(store)
+
+    def source(document: int) -> np.ndarray:
+        chunks = held_out.chunks(document)
+        later = np.concatenate([chunks[1:], np.full_like(chunks[:1], held_out.pad_id)])
+        return by_tokens.retrieve(later, num_neighbours, held_out.documents[document].own).tokens
+
+    return Reading("oracle", _remembered(source), num_neighbours)
+
+
 def shuffled(held_out: HeldOut, reading: Reading, seed: int = 0) -> Reading:
     """What `reading` reads, but each chunk of a document gets what another of its chunks has: no chunk keeps
     its own, and in another order than before. Only chunks whose neighbours somebody reads take part, which
@@ -77,6 +107,27 @@ def derangement(count: int, rng: np.random.Generator) -> np.ndarray:
         order = rng.permutation(count)
         if not (order == places).any():
             return order
+
+
+def _by(held_out: HeldOut, name: str, num_neighbours: int, ranker: Callable[[Searched], Ranker]) -> Reading:
+    searched = _searched(held_out, name)
+    retriever = Lookup(searched, ranker(stored(searched)))
+
+    def source(document: int) -> np.ndarray:
+        own = held_out.documents[document].own
+        chunks = held_out.chunks(document)
+        return retrieved(retriever, chunks, num_neighbours, held_out.pad_id, own).tokens
+
+    return Reading(name, _remembered(source), num_neighbours)
+
+
+def _searched(held_out: HeldOut, reading: str) -> Searched:
+    if held_out.searched is None:
+        raise InputError(
+            f"The reading {reading!r} looks into a datastore, but {held_out.name!r} has nothing but its "
+            "neighbours. Name the tokenizer, or a datastore."
+        )
+    return held_out.searched
 
 
 def _changed(reading: Reading, held_out: HeldOut, hidden: slice) -> Source:
