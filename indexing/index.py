@@ -79,6 +79,16 @@ class Index:
     def __len__(self) -> int:
         return len(self._vectors)
 
+    @property
+    def most_nprobe(self) -> int:
+        """The nprobe that reads everything; 1 where all rows are compared anyway."""
+        return self._built.most_nprobe if self._built else 1
+
+    def with_nprobe(self, nprobe: int) -> "Index":
+        """The same rows by the same built index, searched with another nprobe, see `IndexSettings`."""
+        settings = dataclasses.replace(self.settings, nprobe=nprobe)
+        return Index(self._vectors, self._documents, self._alive, settings, self.advice, self._built)
+
     def search(
         self,
         queries: np.ndarray,

@@ -1,0 +1,245 @@
+"""What held-out documents look into, open to be searched again: in a part of it, for more neighbours, by an
+index that does not find all.
+
+Held-out documents come with the neighbours that were found for them once. To ask what other neighbours would
+be worth, the embeddings of both sides are needed: those of the datastore, which its index spec names or
+which are the datastore's own, and those of the asking chunks, which lie beside their shard or are made by
+the datastore's embedder.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from indexing.chunks import tokenize
+from indexing.datastore import Datastore
+from indexing.errors import InputError, MismatchError
+from indexing.exact import nothing_found
+from indexing.index import FlatIndex
+from indexing.pipeline.specs import (
+    INDEX_KEYS,
+    IndexedChunks,
+    open_array,
+    open_chunks,
+    open_embeddings,
+    read_data_spec,
+    read_index_spec,
+)
+from indexing.retokenised import RetokenisedDatastore
+from indexing.retrievers import stored
+from indexing.segment import stacked
+from indexing.tokenizer import Tokenizer
+from retro_core.evaluation.held_out import HeldOut
+from retro_core.evaluation.losses import Reading
+
+_REMEMBERED = 16  # documents whose neighbours are kept: the windows of one document are read one by one
+_ROWS_AT_ONCE = 1 << 16
+
+
+class Searchable:
+    """Chunks with embeddings, in tokens of the model. Make one with `of_spec` or `of_datastore`.
+
+    vectors        (N, d) float16, array-like
+    documents      (N,) int64, number of each chunk's document, from 0
+    allowed        (N,) bool, False for chunks of deleted documents and without ordinary tokens
+    num_documents  D, deleted ones too
+    pad_id
+    """
+
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        documents: np.ndarray,
+        allowed: np.ndarray,
+        num_documents: int,
+        pad_id: int,
+        retrieved_tokens: Callable[[np.ndarray], np.ndarray],
+        document_tokens: Callable[[int], np.ndarray],
+        embed: Callable[[np.ndarray], np.ndarray],
+    ):
+        """retrieved_tokens: ids (..., k) -> (..., k, r) · document_tokens: number -> (n,) int64, unpadded ·
+        embed: asking chunks (l, m) -> (l, d) float32"""
+        self.vectors, self.documents, self.allowed = vectors, np.asarray(documents, dtype=np.int64), allowed
+        self.num_documents, self.pad_id = num_documents, pad_id
+        self.retrieved_tokens, self.document_tokens, self.embed = retrieved_tokens, document_tokens, embed
+        self.exact = FlatIndex(vectors, self.documents)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @classmethod
+    def of_spec(cls, spec: Path, pad_id: int, tokenizer: Tokenizer | None = None) -> "Searchable":
+        """What the documents of a data spec look into. Deleted documents are not told by a spec.
+
+        tokenizer  the model's, to know the end mark: a chunk of nothing else is nobody's neighbour
+
+        Raises InputError if the index spec or the shards that ask have no embeddings, or of different widths.
+        """
+        shards, index_spec = read_data_spec(Path(spec))
+        described = read_index_spec(index_spec, INDEX_KEYS)
+        vectors = stacked(open_embeddings(described, index_spec))
+        stores = [open_chunks(shard, pad_id) for shard in described]
+        indexed = IndexedChunks(stores, pad_id)
+        first = np.cumsum([0, *(store.num_documents for store in stores)])
+        documents = np.concatenate([s.chunk2seq + f for s, f in zip(stores, first, strict=False)])
+        marks = {pad_id} if tokenizer is None else {pad_id, tokenizer.pad_id, tokenizer.end_id}
+
+        def document_tokens(number: int) -> np.ndarray:
+            shard = int(np.searchsorted(first, number, side="right")) - 1
+            return _unpadded(stores[shard], number - int(first[shard]), pad_id)
+
+        return cls(
+            vectors,
+            documents,
+            np.concatenate([_says_something(store.tokens, marks) for store in stores]),
+            int(first[-1]),
+            pad_id,
+            indexed.retrieved_tokens,
+            document_tokens,
+            _known_embeddings(shards, vectors.shape[1], pad_id, Path(spec)),
+        )
+
+    @classmethod
+    def of_datastore(
+        cls, datastore: Datastore | RetokenisedDatastore, tokenizer: Tokenizer, chunk_size: int
+    ) -> "Searchable":
+        """A datastore as a model with this tokenizer and chunk size reads it; asking chunks are embedded by
+        its embedder. Raises MismatchError for chunks of another size."""
+        store = stored(datastore)
+        pad = tokenizer.pad_id
+        own = store.tokenizer
+        retokenised = isinstance(datastore, RetokenisedDatastore)
+        if not retokenised:
+            store.expect_chunks_of(chunk_size)
+
+        def document_tokens(number: int) -> np.ndarray:
+            if retokenised:
+                return tokenize(tokenizer, store.documents[number].text)[0]
+            return _unpadded(store.chunks, number, pad)
+
+        def embed(chunks: np.ndarray) -> np.ndarray:
+            return store.embedder.embed([tokenizer.decode(chunk) or " " for chunk in chunks])
+
+        read = datastore if retokenised else store.chunks
+        return cls(
+            store.embeddings,
+            store.chunks.chunk2seq,
+            store.alive & _says_something(store.chunks.tokens, {own.pad_id, own.end_id}),
+            store.chunks.num_documents,
+            pad,
+            read.retrieved_tokens,
+            document_tokens,
+            embed,
+        )
+
+    def living(self) -> np.ndarray:
+        """Numbers of the documents that have a chunk which can be found."""
+        return np.unique(self.documents[self.allowed])
+
+    def within(self, documents: np.ndarray) -> np.ndarray:
+        """(N,) bool: the chunks of these documents that can be found."""
+        chosen = np.zeros(self.num_documents, dtype=bool)
+        chosen[documents] = True
+        return self.allowed & chosen[self.documents]
+
+
+def asked(held_out: HeldOut, searchable: Searchable) -> dict[int, np.ndarray]:
+    """Number of each held-out document -> embeddings (l, d) of its chunks, made once for many searches.
+    Chunks without ordinary tokens have rows of NaN: they ask for nothing."""
+    found = {}
+    for number in range(len(held_out.documents)):
+        chunks = held_out.chunks(number)
+        marks = {held_out.pad_id} if held_out.tokenizer is None else _marks(held_out.tokenizer)
+        asks = _says_something(chunks, marks)
+        vectors = np.full((len(chunks), searchable.vectors.shape[1]), np.nan, dtype=np.float32)
+        if asks.any():
+            vectors[asks] = searchable.embed(chunks[asks])
+        found[number] = vectors
+    return found
+
+
+# vectors (n, d), k, documents to leave out (n,) -> ids and squared distances (n, k)
+Search = Callable[[np.ndarray, int, np.ndarray], tuple[np.ndarray, np.ndarray]]
+# Number of a held-out document -> ids and squared distances (l, k), -1 and inf where there is nothing.
+Found = dict[int, tuple[np.ndarray, np.ndarray]]
+
+
+def search_all(
+    held_out: HeldOut, queries: dict[int, np.ndarray], num_neighbours: int, search: Search
+) -> Found:
+    """What the chunks of all documents find, in one search, which leaves out of each the document itself."""
+    numbers = list(queries)
+    vectors = np.concatenate([queries[number] for number in numbers])
+    own = np.concatenate([np.full(len(queries[n]), held_out.documents[n].own) for n in numbers])
+    asks = np.flatnonzero(~np.isnan(vectors[:, 0]))
+    ids, distances = nothing_found(len(vectors), num_neighbours)
+    if len(asks):
+        ids[asks], distances[asks] = search(vectors[asks], num_neighbours, own[asks])
+    ends = np.cumsum([len(queries[number]) for number in numbers])[:-1]
+    return dict(zip(numbers, zip(np.split(ids, ends), np.split(distances, ends), strict=True), strict=True))
+
+
+def reading(name: str, searchable: Searchable, found: Found, num_neighbours: int) -> Reading:
+    """What was found, as a way to read."""
+    source = lru_cache(_REMEMBERED)(lambda document: searchable.retrieved_tokens(found[document][0]))
+    return Reading(name, source, num_neighbours)
+
+
+def _marks(tokenizer: Tokenizer) -> set[int]:
+    return {tokenizer.pad_id, tokenizer.end_id}
+
+
+def _says_something(tokens: np.ndarray, marks: set[int]) -> np.ndarray:
+    """(N, m) -> (N,) bool"""
+    result = np.empty(len(tokens), dtype=bool)
+    for start in range(0, len(tokens), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        result[rows] = ~np.isin(tokens[rows], list(marks)).all(axis=1)
+    return result
+
+
+def _unpadded(store, number: int, pad_id: int) -> np.ndarray:
+    stop = store.seq2chunk[number + 1] if number + 1 < store.num_documents else len(store)
+    tokens = np.asarray(store.tokens[int(store.seq2chunk[number]) : int(stop)], dtype=np.int64).reshape(-1)
+    there = np.flatnonzero(tokens != pad_id)
+    return tokens[: int(there[-1]) + 1] if len(there) else tokens[:0]
+
+
+def _known_embeddings(
+    shards: Sequence[dict[str, Path]], width: int, pad_id: int, spec: Path
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The embeddings that lie beside the asking shards, found by the tokens of a chunk."""
+    arrays, rows = [], {}
+    for number, shard in enumerate(shards):
+        path = shard.get("embeddings", shard["chunks"].with_name("embeddings.npy"))
+        if not path.is_file():
+            raise InputError(
+                f"To search again, the embeddings of the asking chunks are needed, but {spec} names none for "
+                f'{shard["chunks"]} and {path.name} is not beside it. Add "embeddings" to the shard in '
+                "the spec, or name a datastore to look into."
+            )
+        array, store = open_array(path, 2), open_chunks(shard, pad_id)
+        if array.shape != (len(store), width):
+            raise MismatchError(
+                f"Expected embeddings of shape ({len(store)}, {width}) in {path}, got {array.shape}. Embed "
+                "the shard as the datastore was embedded."
+            )
+        arrays.append(array)
+        for row in range(len(store)):
+            rows.setdefault(np.asarray(store.tokens[row], dtype=np.int64).tobytes(), (number, row))
+
+    def embed(chunks: np.ndarray) -> np.ndarray:
+        found = np.empty((len(chunks), width), dtype=np.float32)
+        for place, chunk in enumerate(np.asarray(chunks, dtype=np.int64)):
+            known = rows.get(chunk.tobytes())
+            if known is None:
+                raise InputError(
+                    f"A held-out chunk is in no shard of {spec}, so its embedding is not known. Evaluate the "
+                    "documents of that spec, or name a datastore to look into."
+                )
+            found[place] = arrays[known[0]][known[1]]
+        return found
+
+    return embed
