@@ -29,6 +29,11 @@ def home() -> Path:
     return Path(os.environ.get("RETRO_HOME") or Path.home() / ".retro").expanduser()
 
 
+def child_environment() -> dict[str, str]:
+    """The environment for a process of ours in another folder: RETRO_HOME told from the root on."""
+    return {**os.environ, "RETRO_HOME": str(home().absolute())}
+
+
 def service_token() -> str | None:
     """The bearer token of a retrieval service, for whoever serves or asks; None if there is none. It has no
     command line option, because every user of a computer can see the others' command lines."""

@@ -196,14 +196,14 @@ def describe(name: str) -> BaseInfo:
         return _packaged_info(name)
     if (folder / CONFIG_FILE).is_file():
         return _fetched_info(name, folder)
-    if _is_path(name):
+    if is_path(name):
         raise InputError(f"There is no base in {folder}: it has no {CONFIG_FILE}. Check the path.")
     return _hub_info(name)[0]
 
 
 def base_folder(name: str) -> Path:
     """Where the base of that name is, or will be once it was fetched."""
-    if _is_path(name):
+    if is_path(name):
         return Path(name).expanduser()
     return paths.bases_dir() / paths.check_name(name.lower().replace("/", "--"))
 
@@ -407,7 +407,8 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """`name` is a base's folder, not its name."""
     return name.startswith(("/", "./", "../", "~")) or (Path(name) / CONFIG_FILE).is_file()
 
 

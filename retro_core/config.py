@@ -200,6 +200,25 @@ def check_bounds(settings: Any) -> None:
             raise ConfigError(f"{spec.name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
+def option(name: str) -> str:
+    """What the setting `name` is called on a command line."""
+    return "--" + name.replace("_", "-")
+
+
+def as_arguments(settings: Any) -> list[str]:
+    """All settings as options of a command line, which reads the same settings from them."""
+    words = []
+    for spec in fields(settings):
+        value, name = getattr(settings, spec.name), option(spec.name)
+        if isinstance(value, bool):
+            words.append(name if value else name.replace("--", "--no-", 1))
+        elif isinstance(value, list | tuple):
+            words += [f"{name}={item}" for item in value]
+        else:
+            words.append(f"{name}={value}")
+    return words
+
+
 def from_dict(cls: type[Settings], values: dict[str, Any]) -> Settings:
     """Build `cls` from parsed JSON; an unknown key raises ConfigError naming the nearest known one."""
     known = [spec.name for spec in fields(cls)]  # type: ignore[arg-type]

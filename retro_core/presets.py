@@ -29,12 +29,15 @@ formula gives 1,451 and 7,531. We take the encoder's heads, which we have not se
 of the smallest model, with which it gives 172 and 425.
 """
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 from indexing.errors import ConfigError
 from indexing.tokenizer import Tokenizer
-from retro_core.config import PAPER, REFERENCE, RetroConfig
+from retro_core.bases import is_path
+from retro_core.config import PAPER, REFERENCE, RetroConfig, TrainConfig
 
 
 def _small(width: int, layers: int, cca_layers: list[int], ffn: int, heads: int) -> dict[str, Any]:
@@ -120,3 +123,28 @@ def count_parameters(config: RetroConfig) -> tuple[int, int]:
     if config.dec_cca_layers:
         embeddings.add(model.base.encoder.enc_embs.weight)
     return sum(size for tensor, size in sizes.items() if tensor not in embeddings), sum(sizes.values())
+
+
+def located(config: TrainConfig) -> TrainConfig:
+    """The same settings with every file and folder told from the root on, so that they mean the same wherever
+    the run is resumed from. Names, of presets, models and bases, stay names."""
+
+    def whole(value: str) -> str:
+        return os.path.abspath(Path(value).expanduser()) if value else value
+
+    changes = {
+        name: whole(getattr(config, name))
+        for name in (
+            "data_spec", "validation", "training_data_subset_indices", "validation_data_subset_indices",
+            "experiment_dir",
+        )
+    }  # fmt: skip
+    if config.model not in PRESETS and Path(config.model).is_file():
+        changes["model"] = whole(config.model)
+    if "/" in config.tokenizer or os.sep in config.tokenizer:
+        changes["tokenizer"] = whole(config.tokenizer)
+    if config.base and is_path(config.base):
+        changes["base"] = whole(config.base)
+    if "/" in config.run and not config.experiment_dir:
+        changes["run"] = whole(config.run)
+    return dataclasses.replace(config, **changes)

@@ -1,10 +1,10 @@
-"""Settings classes as command line options, both ways: options from the fields, options of given values."""
+"""Settings classes as command line options."""
 
 import argparse
 import dataclasses
 from typing import Any
 
-from retro_core.config import Settings, bounds
+from retro_core.config import Settings, bounds, option
 
 
 def add_settings(parser: argparse.ArgumentParser, cls: type) -> None:
@@ -34,8 +34,3 @@ def read_settings(arguments: argparse.Namespace, cls: type[Settings]) -> Setting
     names = [spec.name for spec in dataclasses.fields(cls)]  # type: ignore[arg-type]
     given = {name: getattr(arguments, name, None) for name in names}
     return cls(**{name: value for name, value in given.items() if value is not None})
-
-
-def option(name: str) -> str:
-    """What the setting `name` is called on a command line."""
-    return "--" + name.replace("_", "-")
