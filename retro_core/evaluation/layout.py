@@ -142,17 +142,18 @@ def _html(part: Part) -> str:
         case Items():
             return "<ul>" + "".join(f"<li>{_text(text)}</li>" for text in part.texts) + "</ul>"
         case Command():
-            return f"<pre>{html.escape('\n'.join(plain(l, 10_000) for l in part.text.splitlines()))}</pre>"
+            lines = [_text(line) for line in part.text.splitlines()]
+            return "<pre>" + "\n".join(lines) + "</pre>"
         case Table():
             right = _on_the_right(part)
             head = "".join(
                 f"<th{_class(r)}>{_text(c)}</th>" for c, r in zip(part.columns, right, strict=True)
             )
-            rows = "\n".join(
-                "<tr>" + "".join(f"<td{_class(r)}>{_text(_cell(c))}</td>" for c, r in zip(row, right, strict=True))
-                + "</tr>"
+            rows = [
+                "".join(f"<td{_class(r)}>{_text(_cell(c))}</td>" for c, r in zip(row, right, strict=True))
                 for row in part.rows
-            )  # fmt: skip
+            ]
+            rows = "\n".join(f"<tr>{row}</tr>" for row in rows)
             return f"<div class='wide' tabindex='0'><table><tr>{head}</tr>\n{rows}</table></div>"
         case Picture():
             return f"<figure>{part.svg}<figcaption>{_text(part.caption)}</figcaption></figure>"
@@ -212,14 +213,16 @@ h1, h2, h3, p, li, td, th, summary, figcaption { overflow-wrap: anywhere; }
 td, th { overflow-wrap: normal; }
 p, ul { max-width: 70ch; }
 p.strong { font-size: 1.1rem; border-left: 4px solid var(--mark); padding-left: 14px; }
-pre { background: var(--raised); padding: 10px 12px; border-radius: 6px; overflow-x: auto; font-size: .85rem; }
+pre { background: var(--raised); padding: 10px 12px; border-radius: 6px; overflow-x: auto;
+  font-size: .85rem; }
 .wide { overflow-x: auto; margin: .6em 0 1em; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); }
+th, td { text-align: left; vertical-align: top; padding: 5px 12px 5px 0;
+  border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--soft); }
 .right { text-align: right; white-space: nowrap; }
-.figures { display: grid; gap: 22px 28px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr));
-  align-items: start; margin: 1em 0; }
+.figures { display: grid; gap: 22px 28px; align-items: start; margin: 1em 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); }
 figure { margin: 0; }
 figure svg { width: 100%; height: auto; max-width: 520px; display: block; }
 figcaption { color: var(--soft); font-size: .88rem; }
