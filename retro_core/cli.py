@@ -1,4 +1,4 @@
-"""python -m retro_core generate | score | train | export | evaluate | verify-reference |
+"""python -m retro_core generate | score | train | runs | estimate | export | evaluate | verify-reference |
 import-reference | presets
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 verify-reference found a
@@ -24,6 +24,7 @@ from indexing.errors import InputError, RetroError
 from indexing.files import write_json
 from indexing.neighbours import NO_CHUNK, Neighbours, Retriever
 from indexing.retrievers import DEFAULT_RETRIEVER, Filtered, Lookup, is_remote, open_retriever
+from retro_core.commands import runs
 from retro_core.commands.settings import add_settings, read_settings
 from retro_core.config import GenerationConfig, TrainConfig, bounds
 from retro_core.presets import PRESETS
@@ -147,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--vocabulary", type=int, default=32128, metavar="N", help="tokens of the tokenizer (%(default)s)"
     )
+    runs.add(commands)
     return parser
 
 

@@ -81,7 +81,9 @@ def check(config: TrainConfig) -> Estimate:
     """Raise in one sentence whatever would stop this run later: ConfigError, InputError, CheckpointError,
     MismatchError for settings and files that do not fit each other; TrainingError for memory or disk that is
     not there. What remains is the estimate."""
-    return _fitting(config, estimate(config, with_time=False))
+    found = estimate(config, with_time=False)
+    check_fits(config, found)
+    return found
 
 
 def estimate(config: TrainConfig, with_time: bool = True) -> Estimate:
@@ -141,7 +143,8 @@ def bytes_in_words(count: int) -> str:
 # ---------------------------------------------------------------------------------------------- limits
 
 
-def _fitting(config: TrainConfig, found: Estimate) -> Estimate:
+def check_fits(config: TrainConfig, found: Estimate) -> None:
+    """Raise TrainingError if memory or disk do not suffice for what was found about the run of `config`."""
     free = found.free_memory_bytes
     if free is not None and found.memory_bytes > free:
         left = free - (found.memory_bytes - found.step_bytes)
@@ -165,7 +168,6 @@ def _fitting(config: TrainConfig, found: Estimate) -> Estimate:
             f"each. {bytes_in_words(found.free_disk_bytes)} are free there. Make room, or name another disk "
             "with experiment_dir or RETRO_HOME."
         )
-    return found
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
