@@ -112,6 +112,7 @@ def _build(arguments: argparse.Namespace) -> None:
     )
     message = follow(events)
     reading.tell(report)
+    index.index_after(message, arguments.name)
     if arguments.json:
         print_json(_info(arguments.name))
     else:

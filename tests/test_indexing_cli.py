@@ -4,13 +4,16 @@ import argparse
 import json
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 from conftest import SENTENCES
 from fakes import HashingEmbedder
 
-from indexing import paths
+from indexing import advisor, index, paths
 from indexing.cli import _parser, main
+from indexing.datastore import Datastore
+from indexing.manifest import INDEX_FOLDER
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +119,29 @@ def test_neighbours_of_a_datastore_in_itself(corpus_file, capsys, tmp_path):
         json.loads((out / "data.spec.json").read_text())["shards"][0]["neighbours"]
         == "00-facts.neighbours.npy"
     )
+
+
+def test_a_large_datastore_has_its_index_when_it_is_built_and_when_it_has_grown(
+    tmp_path, capsys, monkeypatch
+):
+    """Else the first who searches would wait for it."""
+    monkeypatch.setattr(advisor, "EXACT_ROWS", 100)
+    monkeypatch.setattr(index, "TAIL_ROWS", 50)
+    texts = [json.dumps({"text": f"{sentence} {n}"}) for n in range(40) for sentence in SENTENCES]
+    (tmp_path / "many.jsonl").write_text("\n".join(texts))
+    assert main(["build", "many", str(tmp_path / "many.jsonl")]) == 0
+    built = Datastore.open("many")
+    assert any((built.path / INDEX_FOLDER).iterdir())
+    before = {path: path.stat().st_mtime_ns for path in (built.path / INDEX_FOLDER).iterdir()}
+    assert main(["append", "many", str(tmp_path / "many.jsonl")]) == 0
+    after = {path: path.stat().st_mtime_ns for path in (built.path / INDEX_FOLDER).iterdir()}
+    assert after != before, "twice as many chunks want another index"
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Datastore, "build_index", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(SystemExit, match="130"):
+            main(["append", "many", str(tmp_path / "many.jsonl")])
+    assert "its index is not made, the first search will make it" in capsys.readouterr().err
+    assert Datastore.open("many").version == 3
 
 
 def test_a_datastore_lives_by_commands(corpus_file, capsys, tmp_path, monkeypatch):

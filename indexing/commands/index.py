@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 
 from indexing.commands.declaring import add_json, declare
 from indexing.commands.shown import print_json, progress
@@ -45,15 +46,28 @@ def _index(arguments: argparse.Namespace) -> None:
             f"{datastore.name!r} is never changed, so no index can be kept for it. Make a copy first: "
             f"python -m indexing copy {datastore.name} NEW-NAME"
         )
-    events = datastore.build_index(settings if given else None)
+    _show(datastore, make_searchable(datastore, settings if given else None), arguments.json)
+
+
+def index_after(change: str, name: str) -> None:
+    """After a build or append: make the index that many chunks want, so that the first who searches need not
+    wait for it. Stopping leaves the datastore whole, and says so."""
+    try:
+        make_searchable(Datastore.open(name))
+    except KeyboardInterrupt:
+        print(f"{change}; its index is not made, the first search will make it", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def make_searchable(datastore: Datastore, settings: IndexSettings | None = None) -> Index:
+    """Build the index that many chunks want, with progress; of few nothing is built."""
+    events = datastore.build_index(settings)
     while True:
         try:
             event = next(events)
         except StopIteration as end:
-            index = end.value
-            break
+            return end.value
         progress(event.message or event.stage, event.done, event.total)
-    _show(datastore, index, arguments.json)
 
 
 def _show(datastore: Datastore, index: Index, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from indexing.build import append, repair
 from indexing.bundle import SUFFIX, export, import_bundle
 from indexing.commands import reading
 from indexing.commands.declaring import add_json, declare
+from indexing.commands.index import index_after
 from indexing.commands.shown import follow, print_json
 from indexing.datastore import Datastore
 from indexing.upkeep import compact, copy, delete, remove, rename, verify
@@ -57,6 +58,7 @@ def _append(arguments: argparse.Namespace) -> None:
     documents, report = reading.read(arguments)
     message = follow(append(arguments.name, documents))
     reading.tell(report)
+    index_after(message, arguments.name)
     print(message)
 
 
