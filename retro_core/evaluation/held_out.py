@@ -21,10 +21,12 @@ from indexing.chunks import tokenize
 from indexing.client import RemoteRetriever
 from indexing.corpus import Document
 from indexing.errors import DatastoreError, InputError
+from indexing.index import FlatIndex
 from indexing.neighbours import NO_CHUNK, Neighbours, Retriever
 from indexing.pipeline.spec_chunks import SpecChunks
-from indexing.pipeline.specs import INDEX_KEYS, open_embeddings, read_data_spec, read_index_spec
+from indexing.pipeline.specs import CHUNK_KEYS, INDEX_KEYS, open_embeddings, read_data_spec, read_index_spec
 from indexing.retrievers import Filtered, Reader, stored
+from indexing.segment import stacked
 from indexing.tokenizer import Tokenizer
 from retro_core.config import RetroConfig
 from retro_core.dataset import RetroDataset
@@ -78,7 +80,7 @@ class HeldOut:
         self,
         name: str,
         documents: Sequence[HeldOutDocument],
-        neighbours: Callable[[int], Neighbours],
+        neighbours: Callable[[int, int], Neighbours],
         *,
         chunk_size: int,
         pad_id: int,
@@ -88,7 +90,8 @@ class HeldOut:
         window: int = WINDOW,
         stride: int | None = None,
     ):
-        """neighbours: number of a document of n tokens -> its chunks', leading axis (ceil(n / m),)
+        """neighbours: number of a document of n tokens and k -> those of its chunks, leading axis
+        (ceil(n / m),), k of each; or fewer if k is more than num_neighbours and no more are known
 
         stride  None for half a window
 
@@ -158,11 +161,13 @@ class HeldOut:
                 places.append((shard, first, stop))
             before += store.num_documents
 
-        def neighbours(document: int) -> Neighbours:
+        def neighbours(document: int, wanted: int) -> Neighbours:
             shard, first, stop = places[document]
-            ids = np.array(data.neighbours[shard][first:stop, :k], dtype=np.int64)
+            ids = np.array(data.neighbours[shard][first:stop, :wanted], dtype=np.int64)
             distances = np.full(ids.shape, np.inf, dtype=np.float32)
-            if measured is not None:
+            if measured is not None and ids.shape[1] < wanted and measured.known(shard):
+                ids, distances = measured.nearest(shard, first, stop, wanted, documents[document].own)
+            elif measured is not None:
                 distances = measured.distances(shard, first, stop, ids)
             return Neighbours(ids, distances, data.retrieved_tokens(ids), data.pad_id)
 
@@ -269,9 +274,14 @@ class HeldOut:
         """(ceil(n / m), m) int64, the last one padded."""
         return split(self.tokens(document), self.pad_id, self.chunk_size)
 
-    def neighbours(self, document: int) -> Neighbours:
-        """Of all chunks of a document, leading axis (ceil(n / m),), k of each."""
-        return self._neighbours_of(document)
+    def neighbours(self, document: int, num_neighbours: int | None = None) -> Neighbours:
+        """Of all chunks of a document, leading axis (ceil(n / m),), k of each: `num_neighbours` by default.
+        More than these are looked up where that is possible; where not, there are fewer."""
+        return self._neighbours_of(document, num_neighbours or self.num_neighbours)
+
+    def most_neighbours(self, num_neighbours: int) -> int:
+        """So many of each chunk are known if so many are asked for."""
+        return self.neighbours(self.windows[0].document, num_neighbours).ids.shape[-1]
 
     def num_bytes(self, document: int) -> np.ndarray:
         """(n,) int64: UTF-8 bytes of each token's text; their sum is the bytes of the document's text. Zeros
@@ -288,7 +298,7 @@ class HeldOut:
         return HeldOut(
             self.name,
             [self.documents[number] for number in chosen],
-            lambda number: self.neighbours(chosen[number]),
+            lambda number, wanted: self.neighbours(chosen[number], wanted),
             chunk_size=self.chunk_size,
             pad_id=self.pad_id,
             num_neighbours=self.num_neighbours,
@@ -364,12 +374,15 @@ class _LookedUp:
         self._m, self._pad_id = chunk_size, pad_id
         self._found: dict[int, Neighbours] = {}
 
-    def neighbours(self, number: int) -> Neighbours:
-        if number not in self._found:
+    def neighbours(self, number: int, wanted: int) -> Neighbours:
+        found = self._found.get(number)
+        if found is None or found.ids.shape[-1] < wanted:
             document = self._documents[number]
             chunks = split(np.asarray(document.tokens, dtype=np.int64), self._pad_id, self._m)
-            self._found[number] = retrieved(self._retriever, chunks, self._k, self._pad_id, document.own)
-        return self._found[number]
+            most = max(wanted, self._k)
+            found = retrieved(self._retriever, chunks, most, self._pad_id, document.own)
+            self._found[number] = found
+        return found.first(wanted)
 
 
 @dataclass(frozen=True)
@@ -379,6 +392,7 @@ class _Measured:
     asking   embeddings (N, d) of each shard that asks, None where there are none
     indexed  embeddings of each shard of the index; empty where there are none
     starts   first chunk of each of these; then N
+    documents  (N,) document of each chunk of the index
     first    document number, in the index, of the first document of each shard that asks; -1 where that is
              not itself in the index
     """
@@ -386,35 +400,55 @@ class _Measured:
     asking: list[np.ndarray | None]
     indexed: list[np.ndarray]
     starts: np.ndarray
+    documents: np.ndarray
     first: list[int]
 
     @classmethod
     def open(cls, spec: Path) -> "_Measured":
         shards, index_spec = read_data_spec(spec)
-        indexed = read_index_spec(index_spec, ("chunks", "seq2chunk"))
+        indexed = read_index_spec(index_spec, CHUNK_KEYS)
         try:
             embeddings = open_embeddings(read_index_spec(index_spec, INDEX_KEYS), index_spec)
         except InputError:  # a spec without embeddings serves for reading
             embeddings = []
         documents = np.cumsum([0, *(len(np.load(s["seq2chunk"], mmap_mode="r")) for s in indexed)])
         number_of = {s["chunks"].resolve(): int(d) for s, d in zip(indexed, documents, strict=False)}
+        owners = [
+            np.load(s["chunk2seq"], mmap_mode="r") + d for s, d in zip(indexed, documents, strict=False)
+        ]
         return cls(
             [_embeddings_of(shard) for shard in shards],
             embeddings,
             np.cumsum([0, *map(len, embeddings)]),
+            np.concatenate(owners),
             [number_of.get(shard["chunks"].resolve(), -1) for shard in shards],
         )
 
     def own(self, shard: int, document: int) -> int:
         return -1 if self.first[shard] < 0 else self.first[shard] + document
 
+    def known(self, shard: int) -> bool:
+        """Whether neighbours of this shard can be looked up."""
+        asking = self.asking[shard]
+        return asking is not None and bool(self.indexed) and asking.shape[1] == self.indexed[0].shape[1]
+
+    def nearest(
+        self, shard: int, first: int, stop: int, num_neighbours: int, own: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(l, k) ids and squared distances of the nearest chunks, none from the document `own`."""
+        queries = np.asarray(self.asking[shard][first:stop], dtype=np.float32)
+        return self._index.search(queries, num_neighbours, exclude=np.full(len(queries), own))
+
+    @cached_property
+    def _index(self) -> FlatIndex:
+        return FlatIndex(stacked(self.indexed), self.documents)
+
     def distances(self, shard: int, first: int, stop: int, ids: np.ndarray) -> np.ndarray:
         """(l, k) float32 squared L2; inf where missing or not known."""
         found = np.full(ids.shape, np.inf, dtype=np.float32)
-        asking = self.asking[shard]
-        if asking is None or not self.indexed or asking.shape[1] != self.indexed[0].shape[1]:
+        if not self.known(shard):
             return found
-        queries = np.asarray(asking[first:stop], dtype=np.float32)
+        queries = np.asarray(self.asking[shard][first:stop], dtype=np.float32)
         of = np.searchsorted(self.starts, ids, side="right") - 1
         for number, embeddings in enumerate(self.indexed):
             rows, places = np.nonzero((of == number) & (ids != NO_CHUNK))
