@@ -218,12 +218,7 @@ def start(config: TrainConfig) -> RunInfo:
     folder = run_folder.run_folder(config.run, config.experiment_dir)
     if folder.is_dir():
         _refuse_active(folder)  # at once; the check takes seconds
-    # Here, because they need torch, and looking at runs does not.
-    from retro_core import estimates
-    from retro_core.training import check_same_settings
-
-    check_same_settings(folder, config, {})
-    estimates.check(config)
+    _check(config, folder)
     with _about_to_train(folder) as inherited:
         return _launch(config, folder, inherited)
 
@@ -293,6 +288,15 @@ def command(config: TrainConfig) -> list[str]:
 
 
 # --------------------------------------------------------------------------------------------- processes
+
+
+def _check(config: TrainConfig, folder: Path) -> None:
+    # Here, because they need torch, and looking at runs does not.
+    from retro_core import estimates
+    from retro_core.training import check_same_settings
+
+    check_same_settings(folder, config, {})
+    estimates.check(config)
 
 
 def _launch(config: TrainConfig, folder: Path, inherited: int) -> RunInfo:
@@ -436,7 +440,7 @@ def _info(folder: Path) -> RunInfo:
         folder=folder,
         state=status.state,
         pid=status.pid or None,
-        step=status.step,
+        step=max(status.step, (training or {}).get("step", 0)),  # the status is some seconds old
         steps=status.steps,
         started=float(started) if isinstance(started, int | float) else None,
         updated=status.updated or None,

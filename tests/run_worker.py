@@ -1,0 +1,67 @@
+"""Stands in for `python -m retro_core train` in tests of processes: the same files and locks, no torch.
+
+python run_worker.py train FOLDER STEPS [deaf]     deaf: does not hear that it is asked to stop
+python run_worker.py start NAME                    a server that starts a run and is killed
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from indexing import files  # noqa: E402
+from retro_core import run_folder, runs  # noqa: E402
+from retro_core.config import TrainConfig  # noqa: E402
+
+PAUSE = 0.01  # seconds a step
+
+
+def command(config: TrainConfig) -> list[str]:
+    """What takes the place of `runs.command`. A run that shall be deaf has `deaf` in its name."""
+    folder = run_folder.run_folder(config.run, config.experiment_dir)
+    more = ["deaf"] if "deaf" in config.run else []
+    return [sys.executable, __file__, "train", str(folder), str(config.steps), *more]
+
+
+def train(folder: Path, steps: int, deaf: bool) -> int:
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+    with files.lock(folder):
+        saved = run_folder.checkpoints(folder)
+        beat = run_folder.Heartbeat(folder, saved[-1].step if saved else 0, steps)
+        beat.start()
+        if deaf:
+            child = subprocess.Popen(["sleep", "600"])
+            print(f"child {child.pid}", flush=True)
+        while beat.step < steps:
+            beat.step += 1
+            time.sleep(PAUSE)
+            line = {"event": "StepDone", "step": beat.step, "loss": 1.0, "tokens": 7 * beat.step}
+            with open(folder / run_folder.METRICS_FILE, "a") as file:
+                file.write(json.dumps({**line, "time": time.time()}) + "\n")
+            print(f"step {beat.step}", flush=True)
+            if not deaf and (asked or run_folder.stop_asked(folder)):
+                run_folder.checkpoint_path(folder, beat.step).mkdir(parents=True)
+                beat.end(run_folder.STOPPED)
+                return run_folder.STOPPED_EXIT_CODE
+        beat.end(run_folder.FINISHED)
+    return 0
+
+
+def start(name: str) -> None:
+    runs.command, runs._check = command, lambda config, folder: None
+    print(runs.start(TrainConfig(run=name, steps=100_000)).pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    what, name, *more = sys.argv[1:]
+    if what == "start":
+        start(name)
+    sys.exit(train(Path(name), int(more[0]), "deaf" in more))
