@@ -1,8 +1,8 @@
-"""python -m retro_core generate | score | train | runs | estimate | export | evaluate | verify-reference |
-import-reference | presets
+"""python -m retro_core generate | score | train | runs | estimate | export | evaluate | report |
+evaluate-reference | verify-reference | import-reference | presets
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 verify-reference found a
-deviation beyond the tolerance, 2 an error said in one sentence, 130 stopped with Ctrl-C.
+deviation beyond the tolerance, 2 an error said in one sentence, 130 stopped with Ctrl-C, 143 training that was asked to stop.
 
 torch is imported inside the commands, so that --help and a mistyped option answer at once.
 """
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from indexing import paths
 from indexing.commands.search import add_retriever_options
-from indexing.commands.shown import measured, progress
+from indexing.commands.shown import measured
 from indexing.errors import InputError, RetroError
 from indexing.files import write_json
-from indexing.neighbours import NO_CHUNK, Neighbours, Retriever
-from indexing.retrievers import DEFAULT_RETRIEVER, Filtered, Lookup, is_remote, open_retriever
-from retro_core.commands import runs
+from indexing.neighbours import NO_CHUNK, Neighbours
+from retro_core.commands import evaluate_reference, evaluation, runs, training
+from retro_core.commands.opening import open_reading
 from retro_core.commands.settings import add_settings, read_settings
-from retro_core.config import GenerationConfig, TrainConfig, bounds
+from retro_core.config import GenerationConfig, bounds
 from retro_core.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> int:
     """Run one command; the exit code. An unusable command line exits (SystemExit 2) as argparse does."""
     arguments = _parser().parse_args(argv)
+    arguments.argv = [*argv]
     try:
         return arguments.execute(arguments) or 0
     except RetroError as error:
@@ -80,20 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON for programs")
     command.add_argument("--trace", metavar="FILE", type=Path, help="save a .retro.json that the app opens")
 
-    command = commands.add_parser(
-        "train",
-        help="train a model, or resume the run of that name",
-        epilog=f"Presets for --model: {', '.join(PRESETS)}. Their sizes: python -m retro_core presets",
-    )
-    command.set_defaults(execute=_train)
-    add_settings(command, TrainConfig)
-
-    command = commands.add_parser("export", help="make a model of a run's newest checkpoint")
-    command.set_defaults(execute=_export)
-    command.add_argument("run", metavar="RUN")
-    command.add_argument("name", metavar="NAME", help="name of the new model, or a folder with a slash in it")
-    command.add_argument("--half", action="store_true", help="store weights in 16 bits instead of 32")
-    command.add_argument("--card", metavar="FILE", type=Path, help="the model card, Markdown")
+    training.add(commands)
 
     command = commands.add_parser("fetch", help="bring a base language model here, to be RETRO-fitted")
     command.set_defaults(execute=_fetch)
@@ -106,23 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(execute=_models)
     command.add_argument("--json", action="store_true", help="print JSON for programs")
 
-    command = commands.add_parser("evaluate", help="held-out loss with neighbours, without, with random ones")
-    command.set_defaults(execute=_evaluate)
-    source = command.add_mutually_exclusive_group()
-    source.add_argument("--model", default=paths.DEMO_MODEL, help="name or folder of a model (%(default)s)")
-    source.add_argument("--run", metavar="NAME", help="instead, a run's newest checkpoint")
-    command.add_argument(
-        "probes", metavar="NAME=SPEC", nargs="+", help="held-out documents: a name and their data.spec.json"
-    )
-    command.add_argument("--num-neighbours", type=int, default=2, help="read for each chunk (%(default)s)")
-    command.add_argument(
-        "--datastore", metavar="NAME", help="look neighbours up in it instead of taking those of the SPEC"
-    )
-    add_retriever_options(command, leakage=True)
-    command.add_argument("--max-len", type=int, default=512, help="tokens in a window (%(default)s)")
-    command.add_argument("--limit", type=int, metavar="N", help="only N windows, drawn at random")
-    command.add_argument("--out", metavar="FILE", type=Path, help="also write the numbers there, as JSON")
-    command.add_argument("--json", action="store_true", help="print JSON for programs")
+    evaluation.add(commands)
 
     command = commands.add_parser(
         "verify-reference", help="recompute numbers that the reference implementation made, and compare"
@@ -148,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--vocabulary", type=int, default=32128, metavar="N", help="tokens of the tokenizer (%(default)s)"
     )
+    evaluate_reference.add(commands)
     runs.add(commands)
     return parser
 
@@ -169,7 +142,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     m = loaded.config.chunk_size
     datastore = retriever = None
     if config.retrieval:
-        datastore, retriever = _open_reading(arguments, loaded.tokenizer, m, loaded.name)
+        datastore, retriever = open_reading(arguments, loaded.tokenizer, m, loaded.name)
     tokens: list[dict[str, Any]] = []
     chunks: list[dict[str, Any]] = []
     neighbours = []
@@ -217,45 +190,6 @@ def _generate(arguments: argparse.Namespace) -> None:
         _save_trace(arguments.trace, trace)
 
 
-def _open_reading(
-    arguments: argparse.Namespace, tokenizer: "Tokenizer", chunk_size: int, model: str
-) -> "tuple[Datastore | RetokenisedDatastore | RemoteRetriever, Retriever]":
-    """What neighbours come from, and what looks into it, for a model with this tokenizer and chunk size."""
-    datastore = None
-    if not is_remote(arguments.retriever):
-        datastore = _open_for(arguments.datastore, tokenizer, chunk_size, model)
-    retriever = open_retriever(
-        arguments.retriever,
-        datastore,
-        tokenizer=tokenizer,
-        only=arguments.only,
-        exclude=arguments.exclude,
-        leakage=getattr(arguments, "leakage", None),
-    )
-    if isinstance(retriever, Lookup | Filtered):
-        for event in retriever.prepare():
-            progress("indexing words", event.done, event.total)
-    if datastore is None:
-        return retriever.retriever if isinstance(retriever, Filtered) else retriever, retriever
-    return datastore, retriever
-
-
-def _open_for(
-    name: str, tokenizer: "Tokenizer", chunk_size: int, model: str
-) -> "Datastore | RetokenisedDatastore":
-    """The datastore for a model to read from."""
-    from indexing.retokenised import RetokenisedDatastore, open_for
-
-    opened = open_for(name, tokenizer, chunk_size)
-    if isinstance(opened, RetokenisedDatastore):
-        print(
-            f"datastore {opened.datastore.name!r} was built with the tokenizer "
-            f"{opened.datastore.tokenizer_name!r}; its texts are read in the tokens of {model!r}",
-            file=sys.stderr,
-        )
-    return opened
-
-
 def _check_trace_name(path: Path | None) -> None:
     if path and not path.name.endswith(".retro.json"):
         raise InputError(f"A trace's name ends with .retro.json, got {path.name!r}. Change it.")
@@ -276,7 +210,7 @@ def _score(arguments: argparse.Namespace) -> None:
 
     loaded = load_model(arguments.model)
     m = loaded.config.chunk_size
-    datastore, retriever = _open_reading(arguments, loaded.tokenizer, m, loaded.name)
+    datastore, retriever = open_reading(arguments, loaded.tokenizer, m, loaded.name)
     trace = score(loaded, text, datastore, config, retriever=retriever, influence=arguments.influence)
     found = trace.to_json()
     tokens = [{name: token[name] for name in _SHOWN_OF_TOKENS} for token in found["tokens"]]
@@ -378,41 +312,6 @@ def _verify_reference(arguments: argparse.Namespace) -> int:
     return 1 if beyond else 0
 
 
-def _train(arguments: argparse.Namespace) -> None:
-    from retro_core.training import Evaluated, Saved, StepDone, train
-
-    for event in train(read_settings(arguments, TrainConfig)):
-        match event:
-            case StepDone():
-                line = (
-                    f"step {event.step:>7,}  loss {event.loss:.4f}  learning rate {event.learning_rate:.2e}  "
-                    f"gradient {event.gradient_norm:.3f}  {event.tokens:,} tokens, "
-                    f"{event.tokens_per_second:,.0f} a second"
-                )
-            case Evaluated():
-                line = (
-                    f"step {event.step:>7,}  held out: on {event.on:.4f}  off {event.off:.4f}  "
-                    f"random {event.random:.4f}"
-                )
-            case Saved():
-                line = f"step {event.step:>7,}  saved {event.path}"
-        print(line, file=sys.stderr, flush=True)
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    import torch
-
-    from retro_core.checkpoint import save_model
-    from retro_core.training import load_run, run_tokenizer
-
-    model, settings, step, tokens = load_run(arguments.run)
-    card = _read_text(arguments.card) if arguments.card else None
-    dtype = torch.float16 if arguments.half else None
-    folder = _new_model_folder(arguments.name)
-    save_model(folder, model, run_tokenizer(settings), card, dtype)
-    print(f"{folder}: {model.num_parameters():,} parameters after {step:,} steps and {tokens:,} tokens")
-
-
 def _import_reference(arguments: argparse.Namespace) -> None:
     import torch
 
@@ -495,52 +394,6 @@ def _as_json(info: Any) -> dict[str, Any]:
         key: str(value) if isinstance(value, Path) else value
         for key, value in dataclasses.asdict(info).items()
     }
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from retro_core.checkpoint import load_model
-    from retro_core.dataset import RetroDataset
-    from retro_core.evaluation import probe, window_losses
-    from retro_core.training import load_run, run_tokenizer
-
-    specs = {}
-    for text in arguments.probes:
-        name, equals, spec = text.partition("=")
-        if not (name and equals and spec):
-            raise InputError(f"Expected NAME=SPEC, got {text!r}. Write for example held=out/data.spec.json.")
-        specs[name] = Path(spec)
-    if arguments.run:
-        model, settings, *_ = load_run(arguments.run)
-        tokenizer, name = run_tokenizer(settings), arguments.run
-    else:
-        loaded = load_model(arguments.model)
-        model, tokenizer, name = loaded.model, loaded.tokenizer, loaded.name
-    retriever = None
-    if arguments.datastore or is_remote(arguments.retriever):
-        retriever = _open_reading(arguments, tokenizer, model.config.chunk_size, name)[1]
-    elif (arguments.retriever, arguments.only, arguments.exclude, arguments.leakage) != (
-        DEFAULT_RETRIEVER, [], [], None,
-    ):  # fmt: skip
-        raise InputError(
-            "Neighbours of a SPEC are taken as they are; a retriever and what it leaves out need a datastore "
-            "to look into. Name one with --datastore."
-        )
-    probes: dict[str, dict[str, Any]] = {}
-    for name, spec in specs.items():
-        data = RetroDataset(spec, model.config, arguments.num_neighbours, arguments.max_len)
-        found = probe(window_losses(model, data, limit=arguments.limit, retriever=retriever))
-        probes[name] = dataclasses.asdict(found)
-        if not arguments.json:
-            low, high = found.on_minus_off_ci95
-            print(
-                f"{name}: {found.documents:,} documents, {found.tokens:,} tokens, nats per token: "
-                f"on {found.on:.4f}, off {found.off:.4f}, random {found.random:.4f}; "
-                f"on minus off {found.on - found.off:+.4f} (95 % of resamples from {low:+.4f} to {high:+.4f})"
-            )
-    if arguments.json:
-        _print_json({"probes": probes})
-    if arguments.out:
-        write_json(arguments.out, {"probes": probes})
 
 
 def _presets(arguments: argparse.Namespace) -> None:

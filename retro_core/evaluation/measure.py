@@ -33,7 +33,9 @@ from retro_core.evaluation import readings
 from retro_core.evaluation.comparators import COPYING, IN_CONTEXT, KNN_LM, comparators
 from retro_core.evaluation.gains import gain
 from retro_core.evaluation.held_out import HeldOut
+from retro_core.evaluation.leakage import leakage
 from retro_core.evaluation.losses import Reading, TokenLosses, collect, token_losses
+from retro_core.evaluation.relations import chunk_gains, relations
 from retro_core.evaluation.searching import Searchable
 from retro_core.evaluation.swap import SwapResult, fact_swap, read_prompts
 from retro_core.evaluation.sweeps import KS, NPROBES, SHARES, SIZE_SEEDS, sweeps
@@ -59,6 +61,8 @@ PARTS = {
     "swap": "facts that change with the datastore",
 }
 QUICK = ("readings", "leakage", "relations")
+QUICK_READINGS = ("on", "off", "random")
+SHOWN_CHUNKS = 1000  # single chunks that a result has of each probe, drawn at random, for a picture of them
 _NEEDS_SEARCH = ("k", "size", "nprobe", "knn-lm")
 _COMPARATORS = {"copying": COPYING, "in-context": IN_CONTEXT, "knn-lm": KNN_LM}
 
@@ -315,7 +319,7 @@ class _Measured:
         """This probe's entry of the whole."""
         mine = {part: result for (of, part), result in results.items() if of == self.name}
         found = mine.get("readings", {})
-        found |= {part: mine[part] for part in ("leakage", "relations") if part in mine}
+        found |= mine.get("leakage", {}) | mine.get("relations", {})
         sweep = {part: mine[part][part] for part in ("k", "size", "nprobe") if part in mine}
         for part in ("k", "size", "nprobe"):
             skipped |= mine[part]["skipped"] if part in mine else {}
@@ -392,10 +396,20 @@ class _Measured:
         return [make[name]() for name in self.names]
 
     def _leakage(self) -> Work:
-        raise NotImplementedError
+        yield "chunks", 0, 0
+        found = leakage(self.losses(), self.held_out, seed=self.config.seed)
+        return {
+            "leakage": [dataclasses.asdict(point) for point in found.points],
+            "slope": {name: dataclasses.asdict(one) for name, one in found.slope.items()},
+            "leakage_neighbours": found.num_neighbours,
+        }
 
     def _relations(self) -> Work:
-        raise NotImplementedError
+        yield "chunks", 0, 0
+        chunks = chunk_gains(self.losses(), self.held_out, self.config.num_neighbours)
+        found = {name: dataclasses.asdict(one) for name, one in relations(chunks, self.config.seed).items()}
+        rows = np.random.default_rng(self.config.seed).permutation(len(chunks))[:SHOWN_CHUNKS]
+        return {"relations": found, "chunks": [dataclasses.asdict(chunks[row]) for row in sorted(rows)]}
 
     def _sweep(self, **points: Any) -> Work:
         events = sweeps(
