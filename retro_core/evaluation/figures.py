@@ -30,7 +30,6 @@ LONGEST_LABEL = 26  # characters
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "retro",
-    "path.simplify": False,
     "font.size": 10,
     "font.family": "sans-serif",
     "text.parse_math": False,
@@ -187,27 +186,6 @@ def ranked(title: str, values: Sequence[float], x_axis: str, y_axis: str) -> str
         axes.set_ylabel(y_axis)
         axes.grid(visible=False, axis="x")
         axes.margins(x=0.02)
-        return _svg(figure, title)
-
-
-def scattered(title: str, points: Sequence[tuple[float, float]], x_axis: str, y_axis: str) -> str:
-    """A dot for each (x, y), and a line at y = 0."""
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
-
-    with _figure(2.9) as (figure, axes):
-        axes.axhline(0, color=INK, linewidth=1)
-        for sign, colour in ((True, ON), (False, HURT)):
-            # One path of lines without length and with round ends: a tenth of the bytes of markers.
-            dots = [point for point in points if (point[1] > 0) == sign for _ in range(2)]
-            if dots:
-                path = Path(dots, [Path.MOVETO, Path.LINETO] * (len(dots) // 2))
-                axes.add_patch(
-                    PathPatch(path, facecolor="none", edgecolor=colour, linewidth=2.6, capstyle="round")
-                )
-        axes.autoscale()
-        axes.set_xlabel(x_axis)
-        axes.set_ylabel(y_axis)
         return _svg(figure, title)
 
 
