@@ -32,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 from indexing import files, paths
 from indexing.errors import CheckpointError, InputError
 from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
-from retro_core.config import MODEL_TYPE, FitConfig, RetroConfig, read_object
+from retro_core.config import MODEL_TYPE, REFERENCE, FitConfig, RetroConfig, read_object
 from retro_core.model import Retro
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CARD_FILE = "README.md"
 MAX_FILE_BYTES = 9_500_000  # git hosts refuse or warn about larger files
 _HEADER_BYTES = 256  # what safetensors writes about one tensor, rounded up
+_REFERENCE_LIGHTNING = "1.7.4"  # the version the reference pins
+_NOT_IN_THE_REFERENCE = {"mode", "tie_embeddings", "pos_bias", "pos_bias_max_distance"}  # of RetroConfig
 _COMPUTABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -198,6 +200,45 @@ def load_reference(weights: Path | str, config: Path | str) -> Retro:
     Raises CheckpointError naming missing, unexpected or wrongly shaped tensors.
     """
     return _model_of(RetroConfig.from_json(Path(config)), read_weights(weights), str(weights)).eval()
+
+
+def save_reference(path: Path | str, model: nn.Module, step: int = 0) -> Path:
+    """Write a model as a checkpoint that the reference implementation's commands load, and beside it
+    NAME.config.json, the RetroConfig they ask for; the path of the latter.
+
+    The checkpoint has the keys that its version of Lightning writes; without optimiser, as nothing there goes
+    on from one. A tensor of several uses is written once for each, as its files have it.
+
+    Raises CheckpointError for a model that does not compute the reference's maths, and if `path` exists.
+    """
+    path = Path(path)
+    config = getattr(model, "config", None)
+    if not isinstance(model, Retro) or config.mode != REFERENCE or config.pos_bias != "linear":
+        raise CheckpointError(
+            "The reference implementation computes only models of mode 'reference' with linear position "
+            "biases, and this one is of another kind. Train with a RetroConfig of that mode, such as the "
+            "preset reference-default."
+        )
+    described = path.with_name(path.name.removesuffix(".ckpt") + ".config.json")
+    for target in (path, described):
+        if target.exists():
+            raise CheckpointError(f"{target} exists already. Choose another name, or delete that file first.")
+    weights = {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}
+    content = {
+        "epoch": 0,
+        "global_step": step,
+        "pytorch-lightning_version": _REFERENCE_LIGHTNING,
+        "state_dict": weights,
+        "loops": {},
+        "callbacks": {},
+        "optimizer_states": [],
+        "lr_schedulers": [],
+    }
+    settings = {key: value for key, value in config.to_dict().items() if key not in _NOT_IN_THE_REFERENCE}
+    files.write_json(described, settings)
+    with files.new_file(path) as work:
+        torch.save(content, work)
+    return described
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:

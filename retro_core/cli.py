@@ -2,7 +2,8 @@
 evaluate-reference | verify-reference | import-reference | presets
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 verify-reference found a
-deviation beyond the tolerance, 2 an error said in one sentence, 130 stopped with Ctrl-C, 143 training that was asked to stop.
+deviation beyond the tolerance, 2 an error said in one sentence, 130 stopped with Ctrl-C, 143 training that
+was asked to stop.
 
 torch is imported inside the commands, so that --help and a mistyped option answer at once.
 """

@@ -108,7 +108,9 @@ class RetroDataset:
                 f"Use {max(2, max_len // m) * m}."
             )
         if k < 1:
-            raise InputError(f"Expected to read at least 1 neighbour, got {k}. Ask for 1 or more, or 0 for all.")
+            raise InputError(
+                f"Expected to read at least 1 neighbour, got {k}. Ask for 1 or more, or 0 for all."
+            )
         for store, rows, file in zip(self.shards, self.neighbours, self._neighbour_files, strict=True):
             if len(rows) != len(store) or rows.shape[1] < k:
                 raise InputError(

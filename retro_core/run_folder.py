@@ -19,6 +19,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -36,10 +37,11 @@ CHECKPOINTS_FOLDER, OLD_CHECKPOINT_FILE = "checkpoints", "checkpoint.pt"
 WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.pt", "state.json"
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
+NOT_ANSWERING = "not answering"  # what readers make of RUNNING after `SILENCE`
 HEARTBEAT, SILENCE = 5.0, 30.0  # seconds: between two of them; after which nobody is taken to be there
 STOPPED_EXIT_CODE = 143  # what a process ended by SIGTERM has
 _STEP = re.compile(r"step-(\d+)")
-_LOST = (
+LOST = (
     "The process is gone and did not say why: it was killed, or the computer went down. What it saved is "
     "there; resume the run."
 )
@@ -84,31 +86,41 @@ class Status:
     updated: float
 
 
-def write_status(folder: Path, state: str, step: int, steps: int, message: str = "") -> Status:
-    """Say how this process is doing."""
-    pid = os.getpid()
+def write_status(
+    folder: Path, state: str, step: int, steps: int, message: str = "", pid: int | None = None
+) -> Status:
+    """Say how this process is doing, or the process `pid`, as long as it cannot do so itself."""
+    pid = os.getpid() if pid is None else pid
     status = Status(state, pid, process_start(pid), step, steps, message, time.time())
     files.write_json(folder / STATUS_FILE, dataclasses.asdict(status))
     return status
 
 
 def read_status(folder: Path) -> Status | None:
-    """The truth: a run whose process is gone, or has said nothing for `SILENCE` seconds, has FAILED whatever
-    its file says. None if the run never had a status (it was trained before there were any)."""
+    """The truth: a run whose process is gone has FAILED whatever its file says; one that lives and has said
+    nothing for `SILENCE` seconds is NOT_ANSWERING, which may pass. None if the run never had a status (it was
+    trained before there were any)."""
     try:
         values = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
         status = Status(**{spec.name: values[spec.name] for spec in dataclasses.fields(Status)})
+        kinds = [
+            (status.state, str), (status.pid, int), (status.pid_started, int | None), (status.step, int),
+            (status.steps, int), (status.message, str), (status.updated, int | float),
+        ]  # fmt: skip
+        known = status.state in (RUNNING, FINISHED, STOPPED, FAILED) and 0 < status.pid < 1 << 31
+        if not known or not all(isinstance(value, kind) for value, kind in kinds):
+            raise ValueError("other values than a status has")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return Status(FAILED, 0, None, 0, 0, f"{STATUS_FILE} cannot be read. Resume the run.", 0.0)
     if status.state != RUNNING:
         return status
     if not is_alive(status.pid, status.pid_started):
-        return dataclasses.replace(status, state=FAILED, message=_LOST)
+        return dataclasses.replace(status, state=FAILED, message=LOST)
     if time.time() - status.updated > SILENCE:
         words = f"The process {status.pid} has said nothing for {time.time() - status.updated:,.0f} seconds."
-        return dataclasses.replace(status, state=FAILED, message=words)
+        return dataclasses.replace(status, state=NOT_ANSWERING, message=words)
     return status
 
 
@@ -191,19 +203,9 @@ def stop_asked(folder: Path) -> bool:
     return (folder / STOP_FILE).exists()
 
 
-def forget_stop(folder: Path, before: float | None = None) -> None:
-    """Remove the request to stop; with `before`, seconds since 1970, only one made earlier."""
-    path = folder / STOP_FILE
-    if path.exists() and (before is None or path.stat().st_mtime < before):
-        path.unlink(missing_ok=True)
-
-
-def command_started(folder: Path) -> float | None:
-    """When the last command for this run started, seconds since 1970; None if it is not known."""
-    try:
-        return float(json.loads((folder / COMMAND_FILE).read_text(encoding="utf-8"))["started"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def forget_stop(folder: Path) -> None:
+    """Remove the request to stop: whoever starts a run does this first, and whoever has stopped."""
+    (folder / STOP_FILE).unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints
@@ -261,3 +263,28 @@ def best_checkpoint(folder: Path) -> SavedCheckpoint | None:
 
 def has_checkpoint(folder: Path) -> bool:
     return bool(checkpoints(folder)) or (folder / OLD_CHECKPOINT_FILE).is_file()
+
+
+def keep(folder: Path, newest: int) -> None:
+    """Remove all checkpoints but the `newest` ones and the best."""
+    found, best = checkpoints(folder), best_checkpoint(folder)
+    for saved in found[: max(0, len(found) - newest)]:
+        if saved != best:
+            # Out of sight in one step: what is left of a folder half removed must not look like a checkpoint.
+            away = saved.path.parent / f"{files.UNFINISHED}{saved.path.name}"
+            shutil.rmtree(away, ignore_errors=True)
+            os.rename(saved.path, away)
+            shutil.rmtree(away, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written. Only for who holds the run's lock."""
+    for parent in (folder, folder / CHECKPOINTS_FOLDER):
+        for path in parent.glob(f"{files.UNFINISHED}*") if parent.is_dir() else ():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    parent = folder / CHECKPOINTS_FOLDER
+    for path in parent.glob(f"{files.PREVIOUS}*") if parent.is_dir() else ():
+        files.recover(parent / path.name.removeprefix(files.PREVIOUS))

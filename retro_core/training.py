@@ -1,188 +1,506 @@
 """Training, as a generator of events: `for event in train(config)`.
 
-Lightning Fabric supplies devices, precision and gradient handling; the loop is ours so that it can be read
-from top to bottom, stopped between any two steps and resumed bit for bit.
-
-A run is a folder, $RETRO_HOME/runs/NAME/:
-    config.json      the TrainConfig
-    model.json       the RetroConfig, and of which weights the base is, if there is one
-    metrics.jsonl    one line per logged step or evaluation
-    checkpoint.pt    weights (those that are trained), optimiser, step; the newest one
+Lightning Fabric supplies devices, precision and what several processes exchange (`devices`); the loop is ours
+so that it can be read from top to bottom, stopped between any two steps and resumed bit for bit. A run is a
+folder (`run_folder`), with checkpoints in it (`training_state`); what it tells is in `monitoring`.
 """
 
 import ctypes
 import dataclasses
-import io
-import json
 import math
+import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from indexing import paths
-from indexing.errors import CheckpointError, ConfigError, InputError, TrainingError
-from indexing.files import write_bytes, write_json
+from indexing import files
+from indexing.errors import CheckpointError, ConfigError, InputError, RetroError, TrainingError
+from indexing.files import write_json
 from indexing.tokenizer import Tokenizer
-from retro_core import retrofit
+from retro_core import retrofit, run_folder, training_state
 from retro_core.bases import Base, base_folder, load_base
 from retro_core.checkpoint import model_folder
 from retro_core.config import RetroConfig, TrainConfig, fit_config, from_dict, read_object
-from retro_core.dataset import RetroDataset, TrainingBatches
+from retro_core.dataset import Batch, RetroDataset, TrainingBatches
+from retro_core.devices import check_devices, open_fabric, own_rows
 from retro_core.evaluation import window_losses
+from retro_core.functions import IGNORED_LABEL
 from retro_core.model import ChunkedCrossAttention, NeighbourEncoder, PositionBias, Retro, RMSNorm
-from retro_core.presets import resolve_model
+from retro_core.monitoring import (
+    Evaluated,
+    FellBack,
+    Log,
+    Pace,
+    Sampled,
+    Saved,
+    Started,
+    StepDone,
+    Stopped,
+    TrainEvent,
+    flops_per_place,
+    peak_flops,
+    sample,
+    sample_windows,
+    write_strength,
+)
+from retro_core.presets import located, resolve_model
+from retro_core.run_folder import CONFIG_FILE, MODEL_FILE, OLD_CHECKPOINT_FILE, Heartbeat
+from retro_core.schedule import copy_share, learning_rate
+from retro_core.training_state import TrainingState
 
-CONFIG_FILE, MODEL_FILE = "config.json", "model.json"
-METRICS_FILE, CHECKPOINT_FILE = "metrics.jsonl", "checkpoint.pt"
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+NEWEST, BEST = "newest", "best"
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 _CALIBRATION_TOKENS = 8192  # a few for each direction of the stream of a small base
+_OVERFLOWS = 40  # steps in a row that fp16 may pass over while it looks for a scale: each halves it
+# Where it runs and how often it reports do not change what is learned.
+_FREE = {
+    "run", "experiment_dir", "steps", "threads", "log_every", "save_every", "evaluate_every",
+    "evaluate_windows", "validation", "validation_data_subset_indices", "samples", "tensorboard", "device",
+    "gpus_per_node", "num_nodes", "strategy", "num_workers",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class StepDone:
-    """loss in nats per token of this step · tokens trained on so far, padding not counted"""
+class _Prepared:
+    """What is known of a run before any work: everything was opened and fits together."""
 
-    step: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    tokens: int
-    tokens_per_second: float
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """Held-out nats per token with neighbours, without, and with another chunk's neighbours."""
-
-    step: int
-    on: float
-    off: float
-    random: float
+    config: TrainConfig
+    base: Base | None
+    model_config: RetroConfig
+    facts: dict[str, Any]  # model.json
+    tokenizer: Tokenizer
+    batches: TrainingBatches
+    held_out: RetroDataset | None
 
 
-@dataclass(frozen=True)
-class Saved:
-    step: int
-    path: Path
+def train(
+    config: TrainConfig,
+    *,
+    command: Sequence[str] = (),
+    should_stop: Callable[[], bool] | None = None,
+) -> Iterator[TrainEvent]:
+    """Train, or resume the run of that name, until `config.steps`, or until somebody asks it to stop: with
+    `run_folder.ask_to_stop`, or by `should_stop`, which is asked after each step.
 
+    With an experiment_dir and an empty `run`, the run is a new version_N in there.
 
-TrainEvent = StepDone | Evaluated | Saved
+    command  what started this, to be noted in the run's folder
 
-
-def train(config: TrainConfig) -> Iterator[TrainEvent]:
-    """Train, or resume the run of that name, until `config.steps`.
-
-    Raises ConfigError, InputError or CheckpointError before the first step if something does not fit, and
-    TrainingError as soon as loss or gradient are no number.
+    Raises ConfigError, InputError or CheckpointError before the first step if something does not fit;
+    TrainingError as soon as loss or gradient are no number, if something cannot be saved, and if another
+    process is at this run.
     """
-    folder = paths.runs_dir() / paths.check_name(config.run)
+    config = located(config)
+    try:
+        prepared = _prepare(config)
+        keep_memory()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        fabric = open_fabric(config)
+    except RetroError as error:
+        _note_failure(config, error)
+        raise
+    if config.experiment_dir and not config.run:
+        version = run_folder.next_version(Path(config.experiment_dir)) if fabric.is_global_zero else ""
+        config = dataclasses.replace(config, run=fabric.broadcast(version))
+        prepared = dataclasses.replace(prepared, config=config)
+    folder = _folder(config)
+    heartbeat = Heartbeat(folder, 0, config.steps)
+    with ExitStack() as stack:
+        if fabric.is_global_zero:  # one process writes
+            stack.enter_context(_alone(folder, config.run))
+            stack.enter_context(_status(heartbeat))
+            run_folder.sweep(folder)
+            write_json(folder / CONFIG_FILE, config.to_dict())
+            write_json(folder / MODEL_FILE, prepared.facts)
+            if command:
+                run_folder.write_command(folder, command)
+        fabric.barrier()
+        for event in _train(prepared, folder, fabric, heartbeat, should_stop):
+            if fabric.is_global_zero or isinstance(event, Stopped):  # the others would say the same
+                yield event
+
+
+def _train(
+    prepared: _Prepared,
+    folder: Path,
+    fabric: "Fabric",
+    heartbeat: Heartbeat,
+    should_stop: Callable[[], bool] | None,
+) -> Iterator[TrainEvent]:
+    config, batches, held_out = prepared.config, prepared.batches, prepared.held_out
+    rank, processes, pieces = fabric.global_rank, fabric.world_size, config.accumulate_grad_batches
+    fabric.seed_everything(config.seed, verbose=False)
+    state, source, broken = _newest(folder)
+    module = _module(prepared, state)
+    if state is not None:
+        _check_same_data(state, prepared, source)
+        training_state.put_weights(module, state, source)
+    model = fabric.setup_module(module)  # with fsdp the weights are now shared out
+    groups = parameter_groups(module, config)
+    optimizer = fabric.setup_optimizers(torch.optim.AdamW(groups, lr=config.learning_rate, fused=True))
+    adam, precision = optimizer.optimizer, fabric.strategy.precision
+    step = tokens = overflows = 0
+    best = math.inf
+    if state is not None:
+        if source.name == OLD_CHECKPOINT_FILE:
+            state = training_state.load_old(source, _names(module, adam))
+        training_state.put_moments(module, adam, state)
+        if state.scaler:
+            precision.load_state_dict(state.scaler)
+        step, tokens, best = state.step, state.tokens, state.facts.get("best_held_out_on") or math.inf
+    heartbeat.step = step
+    if broken is not None:
+        yield FellBack(step, broken[0], broken[1])
+    yield Started(folder, step, config.steps, sum(p.numel() for p in module.parameters()), processes)
+
+    def make(number: int) -> Batch:
+        """Batch `number` of the run; a step takes `pieces` of them."""
+        return batches.batch(number, copy_share(number // pieces, config), config.stranger_share)
+
+    model.train()
+    log = Log(folder, step, config.tensorboard) if fabric.is_global_zero else None
+    pace = Pace(step, config.steps, tokens, *_arithmetic(module, make(step * pieces), fabric, config))
+    with _made_ahead(make, step * pieces, config.steps * pieces, config.num_workers) as made, _closing(log):
+        while step < config.steps:
+            for group in adam.param_groups:
+                group["lr"] = group["share"] * learning_rate(step, config)
+            taken = [next(made) for _ in range(pieces)]
+            counted = sum(int((batch.labels != IGNORED_LABEL).sum()) for batch in taken)
+            loss = torch.zeros((), device=fabric.device)
+            for piece, batch in enumerate(taken):
+                # Dropout of a step does not depend on earlier ones.
+                torch.manual_seed((config.seed * 1_000_003 + step * pieces + piece) * processes + rank)
+                *rows, own = own_rows(batch, rank, processes)
+                inputs, labels, read = (t.to(fabric.device) for t in rows)
+                with fabric.no_backward_sync(model, enabled=piece < pieces - 1):
+                    # Without logits: of a large vocabulary they would need more memory than all of the rest.
+                    mean = model(inputs, read, labels, logits_to_keep=None).loss
+                    share = own / counted
+                    fabric.backward(mean * (share * processes))  # gradients are averaged over processes
+                loss += mean.detach() * share
+            norm = float(
+                fabric.clip_gradients(
+                    model, optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
+                )
+            )
+            asked = should_stop is not None and should_stop()
+            asked = asked or (fabric.is_global_zero and run_folder.stop_asked(folder))
+            loss, stopping = _summed(fabric, loss, asked)
+            overflows = 0 if math.isfinite(norm) else overflows + 1
+            if not math.isfinite(loss) or overflows > (_OVERFLOWS if config.precision == "fp16" else 0):
+                raise TrainingError(
+                    f"Step {step + 1} of run {config.run!r} has a loss of {loss:g} and a gradient of norm "
+                    f"{norm:g}, expected finite numbers. What it saved before is untouched. Start another "
+                    "run with a lower learning_rate."
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            heartbeat.step = step
+            tokens += counted
+            pace.add(sum(batch.input_ids.numel() for batch in taken))
+
+            last = step == config.steps
+            if step % config.log_every == 0 or last:
+                speed = pace.measured(step, tokens)
+                yield _told(log, StepDone(step, loss, learning_rate(step - 1, config), norm, tokens, *speed))
+            since = time.monotonic()
+            on = None
+            if held_out and (step % config.evaluate_every == 0 or last):
+                model.eval()
+                for event in _evaluated(module, prepared, step):
+                    on = event.on if isinstance(event, Evaluated) else on
+                    yield _told(log, event)
+                model.train()
+            better = on is not None and on < best
+            if step % config.save_every == 0 or last or better or stopping:
+                best = on if better else best
+                now = training_state.collect(module, adam, precision.state_dict())
+                now.facts = {
+                    "step": step,
+                    "tokens": tokens,
+                    "epoch": step * pieces // len(batches),
+                    "batch_of_epoch": step * pieces % len(batches),
+                    "held_out_on": on,
+                    "best_held_out_on": best if math.isfinite(best) else None,
+                    **_identity(prepared),
+                }
+                if log is not None:
+                    saved = training_state.save(folder, now)
+                    log.flush()
+                    yield Saved(step, saved.path)
+            pace.skip(time.monotonic() - since)
+            if stopping and not last:
+                run_folder.forget_stop(folder)
+                heartbeat.end(run_folder.STOPPED, "Stopped on request; start the same command to go on.")
+                yield Stopped(step)
+                return
+    run_folder.forget_stop(folder)
+    heartbeat.end(run_folder.FINISHED)
+
+
+# ------------------------------------------------------------------------------------- before the first step
+
+
+def _prepare(config: TrainConfig) -> _Prepared:
+    check_devices(config)
     base = _open_base(config)
     if base is None:
-        model_config = resolve_model(config.model, Tokenizer.load(model_folder(config.tokenizer)))
+        tokenizer = Tokenizer.load(model_folder(config.tokenizer))
+        model_config = resolve_model(config.model, tokenizer)
     else:
-        model_config = retrofit.fit_sizes(base.model, base.tokenizer.pad_id, fit_config(config))
+        tokenizer = base.tokenizer
+        model_config = retrofit.fit_sizes(base.model, tokenizer.pad_id, fit_config(config))
     facts = model_config.to_dict()
     if base is not None:
         facts["base"] = retrofit.base_fingerprint(base.model)
-    _same_settings(folder, config, facts)
+    if config.run or not config.experiment_dir:
+        check_same_settings(_folder(config), config, facts)
     if not config.data_spec:
         raise InputError("Expected a training set, got none. Give data_spec, a data.spec.json.")
-    reads = (model_config, config.num_neighbours, config.max_len)
-    dataset = RetroDataset(Path(config.data_spec), *reads)
-    held_out = RetroDataset(Path(config.validation), *reads) if config.validation else None
-    batches = TrainingBatches(dataset, config.batch_size, config.seed)
-    write_json(folder / CONFIG_FILE, config.to_dict())
-    write_json(folder / MODEL_FILE, facts)
 
-    from lightning.fabric import Fabric  # 5 to 8 s of import, needed by training only
-
-    keep_memory()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    fabric = Fabric(accelerator="auto", devices=1)
-    fabric.seed_everything(config.seed, verbose=False)
-    if base is None:
-        module: nn.Module = Retro(model_config)
-    elif (folder / CHECKPOINT_FILE).is_file():
-        module = retrofit.FittedRetro(base.model, model_config, fit_config(config), config.base)
-    else:
-        text = calibration_texts(batches) if config.start == "copy" else None
-        module = retrofit.retrofit(base.model, base.tokenizer.pad_id, fit_config(config), text, config.base)
-    model, optimizer = fabric.setup(
-        module, torch.optim.AdamW(parameter_groups(module, config), lr=config.learning_rate, fused=True)
-    )
-    step, tokens = _load(folder / CHECKPOINT_FILE, module, optimizer)
-    _forget_lines_after(step, folder / METRICS_FILE)
-
-    model.train()
-    since, tokens_then = time.monotonic(), tokens
-    while step < config.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = group["share"] * learning_rate(step, config)
-        batch = batches.batch(step, copy_share(step, config), config.stranger_share)
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout of a step does not depend on earlier ones
-        inputs, labels, read = (
-            t.to(fabric.device) for t in (batch.input_ids, batch.labels, batch.neighbour_ids)
+    def opened(spec: str, subset: str) -> RetroDataset:
+        return RetroDataset(
+            Path(spec),
+            model_config,
+            config.num_neighbours,
+            config.max_len,
+            config.num_continuation_chunks,
+            Path(subset) if subset else None,
         )
-        # Without logits: of a large vocabulary they would need more memory than all of the rest.
-        loss = model(inputs, read, labels, logits_to_keep=None).loss
-        fabric.backward(loss)
-        norm = fabric.clip_gradients(
-            model, optimizer, max_norm=config.clip or math.inf, error_if_nonfinite=False
-        )
-        if not torch.isfinite(loss) or not torch.isfinite(norm):
-            raise TrainingError(
-                f"Step {step + 1} of run {config.run!r} has a loss of {loss.item():g} and a gradient of norm "
-                f"{norm.item():g}, expected finite numbers. What it saved before is untouched. Start another "
-                "run with a lower learning_rate."
-            )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        tokens += int((batch.labels != -100).sum())
 
-        if step % config.log_every == 0 or step == config.steps:
-            now = time.monotonic()
-            rate, since, tokens_then = (tokens - tokens_then) / (now - since), now, tokens
-            yield _logged(
-                folder,
-                StepDone(step, loss.item(), learning_rate(step - 1, config), float(norm), tokens, rate),
-            )
-        if held_out and (step % config.evaluate_every == 0 or step == config.steps):
-            model.eval()
-            losses = window_losses(module, held_out, limit=config.evaluate_windows, seed=config.seed)
-            model.train()
-            total = sum(w.tokens for w in losses)
-            means = {name: sum(getattr(w, name) for w in losses) / total for name in ("on", "off", "random")}
-            yield _logged(folder, Evaluated(step, **means))
-            since, tokens_then = time.monotonic(), tokens
-        if step % config.save_every == 0 or step == config.steps:
-            _save(folder / CHECKPOINT_FILE, module, optimizer, step, tokens)
-            yield Saved(step, folder / CHECKPOINT_FILE)
+    dataset = opened(config.data_spec, config.training_data_subset_indices)
+    held_out = None
+    if config.validation:
+        held_out = opened(config.validation, config.validation_data_subset_indices)
+    batches = TrainingBatches(dataset, config.batch_size, config.seed, config.shuffle)
+    return _Prepared(config, base, model_config, facts, tokenizer, batches, held_out)
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, constant, then linearly down to `final_rate` of the peak over the last `decay_share`.
+def _folder(config: TrainConfig) -> Path:
+    return run_folder.run_folder(config.run, config.experiment_dir)
 
-    Until the decay begins nothing depends on `steps`, so a run can be lengthened or shortened by resuming it.
+
+def check_same_settings(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
+    """Refuse to resume a run under other settings: the result would be neither run. Raises ConfigError.
+
+    facts  what its model.json will say, as far as that is to be compared
     """
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    decay_steps = max(1, round(config.steps * config.decay_share))
-    left = min(1.0, (config.steps - step) / decay_steps)
-    return config.learning_rate * (config.final_rate + (1 - config.final_rate) * left)
+    if not run_folder.has_checkpoint(folder):
+        return
+    unsaid = TrainConfig().to_dict()  # what a run from before a setting was there meant
+    for file, now in ((CONFIG_FILE, config.to_dict()), (MODEL_FILE, facts)):
+        before = {**unsaid, **read_object(folder / file)}
+        if file == CONFIG_FILE:  # older ones name files as they were typed
+            before |= located(from_dict(TrainConfig, {key: before[key] for key in unsaid})).to_dict()
+        changed = [key for key in now if key not in _FREE and before.get(key) != now[key]]
+        if changed:
+            raise ConfigError(
+                f"Run {config.run!r} was started with {changed[0]} = {before.get(changed[0])!r}, now it is "
+                f"{now[changed[0]]!r}. Use the same settings to resume, or another run name."
+            )
 
 
-def copy_share(step: int, config: TrainConfig) -> float:
-    return config.copy_share * max(0.0, 1 - step / config.copy_steps) if config.copy_steps else 0.0
+def _identity(prepared: _Prepared) -> dict[str, Any]:
+    """What a checkpoint says of the settings and the data that it belongs to. Settings at their defaults are
+    left out, so that a new one which changes nothing does not make old checkpoints foreign."""
+    usual = TrainConfig().to_dict()
+    values = {k: v for k, v in prepared.config.to_dict().items() if k not in _FREE and v != usual[k]}
+    data = prepared.batches.dataset
+    return {
+        "config_hash": training_state.settings_hash(values),
+        "training_windows": len(data.windows),
+        "indexed_chunks": int(data.index_starts[-1]),
+    }
+
+
+def _check_same_data(state: TrainingState, prepared: _Prepared, source: Path) -> None:
+    now = _identity(prepared)
+    if state.facts.get("config_hash", now["config_hash"]) != now["config_hash"]:
+        raise CheckpointError(
+            f"{source} was saved under other settings than {CONFIG_FILE} of its run has. Copy the whole run "
+            "again, or start another one."
+        )
+    for key in ("training_windows", "indexed_chunks"):
+        if state.facts.get(key, now[key]) != now[key]:
+            raise InputError(
+                f"The training set has changed: it had {state.facts[key]:,} {key.replace('_', ' ')} when "
+                f"{source.name} was saved, now it has {now[key]:,}. Bring the old one back, or start another "
+                "run."
+            )
+
+
+def _note_failure(config: TrainConfig, error: RetroError) -> None:
+    """Who started this as a child process has given the run a status, and looks there for what became of it.
+    A run of another process is not touched by a command that does not fit it."""
+    try:
+        folder = _folder(config)
+    except RetroError:
+        return
+    status = run_folder.read_status(folder)
+    if status is not None and status.pid == os.getpid():
+        run_folder.write_status(folder, run_folder.FAILED, status.step, config.steps, str(error))
+
+
+@contextmanager
+def _alone(folder: Path, run: str) -> Iterator[None]:
+    """Hold the run's lock, so that two processes do not write into one folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = files.lock(folder)
+    try:
+        lock.acquire()
+    except TimeoutError as error:
+        raise TrainingError(
+            f"Run {run!r} is being trained by another process. Wait until it has ended, or stop it."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _status(heartbeat: Heartbeat) -> Iterator[None]:
+    """Keep the run's status true while the block runs, and when it ends other than well."""
+    heartbeat.folder.mkdir(parents=True, exist_ok=True)
+    heartbeat.start()
+    try:
+        yield
+    except (GeneratorExit, KeyboardInterrupt):
+        heartbeat.end(run_folder.STOPPED, "Stopped at once; goes on from the step that was saved last.")
+        raise
+    except BaseException as error:
+        words = str(error) if isinstance(error, RetroError) else f"{type(error).__name__}: {error}"
+        heartbeat.end(run_folder.FAILED, words)
+        raise
+
+
+def _newest(folder: Path) -> tuple[TrainingState | None, Path, tuple[Path, str] | None]:
+    """(the newest checkpoint that can be used, where it is, the newest of all and what is wrong with it if
+    that is another one). Raises CheckpointError if there are some and none can be used."""
+    broken: tuple[Path, str] | None = None
+    for saved in reversed(run_folder.checkpoints(folder)):
+        try:
+            return training_state.load(saved), saved.path, broken
+        except CheckpointError as error:
+            broken = broken or (saved.path, str(error))
+    old = folder / OLD_CHECKPOINT_FILE
+    if old.is_file():
+        return training_state.load_old(old, []), old, broken
+    if broken:
+        raise CheckpointError(f"{broken[1]} No other checkpoint of this run can be used either.")
+    return None, folder, None
+
+
+def _module(prepared: _Prepared, state: TrainingState | None) -> nn.Module:
+    """The model, with its initial weights, or about to get those of `state`."""
+    config, base = prepared.config, prepared.base
+    if base is None:
+        return Retro(prepared.model_config)
+    if state is not None:
+        return retrofit.FittedRetro(base.model, prepared.model_config, fit_config(config), config.base)
+    text = calibration_texts(prepared.batches) if config.start == "copy" else None
+    return retrofit.retrofit(base.model, base.tokenizer.pad_id, fit_config(config), text, config.base)
+
+
+def _names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Of an optimiser's weights, in its order."""
+    names = {id(p): name for name, p in module.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+# --------------------------------------------------------------------------------------------- while it runs
+
+
+def _arithmetic(
+    module: nn.Module, batch: Batch, fabric: "Fabric", config: TrainConfig
+) -> tuple[float, float | None]:
+    """(FLOPs of training on one place of a batch, FLOP/s that all devices can do), see `Pace`."""
+    peak = peak_flops(fabric.device, config.precision)
+    if peak is None:
+        return 0.0, None
+    *rows, _ = own_rows(batch, fabric.global_rank, fabric.world_size)
+    times = 2 if isinstance(module, retrofit.FittedRetro) and not module.fit.unfreeze else 3
+    return times * flops_per_place(module, rows, fabric.device), peak * fabric.world_size
+
+
+@contextmanager
+def _made_ahead(make: Callable[[int], Batch], first: int, last: int, ahead: int) -> Iterator[Iterator[Batch]]:
+    """make(first), make(first + 1), … make(last - 1); `ahead` of them are made by another thread while the
+    current one is used."""
+    if not ahead:
+        yield map(make, range(first, last))
+        return
+
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        waiting: deque = deque(pool.submit(make, i) for i in range(first, min(first + ahead, last)))
+
+        def taken() -> Iterator[Batch]:
+            for number in range(first, last):
+                if number + ahead < last:
+                    waiting.append(pool.submit(make, number + ahead))
+                yield waiting.popleft().result()
+
+        try:
+            yield taken()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@contextmanager
+def _closing(log: Log | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if log is not None:
+            log.close()
+
+
+def _told(log: Log | None, event: StepDone | Evaluated | Sampled) -> StepDone | Evaluated | Sampled:
+    if log is not None:
+        log.write(event)
+    return event
+
+
+def _summed(fabric: "Fabric", loss: Tensor, asked: bool) -> tuple[float, bool]:
+    """(the loss summed over processes, whether any of them was asked to stop)."""
+    both = torch.stack([loss.float(), torch.tensor(float(asked), device=loss.device)])
+    both = fabric.all_reduce(both, reduce_op="sum")
+    return float(both[0]), float(both[1]) > 0
+
+
+def _evaluated(module: nn.Module, prepared: _Prepared, step: int) -> Iterator[Evaluated | Sampled]:
+    """Held-out losses and samples. Each process computes all of it: with fsdp a forward pass needs all."""
+    config, data = prepared.config, prepared.held_out
+    losses = window_losses(module, data, limit=config.evaluate_windows, seed=config.seed)
+    total = sum(w.tokens for w in losses)
+    means = {name: sum(getattr(w, name) for w in losses) / total for name in ("on", "off", "random")}
+    yield Evaluated(
+        step,
+        **means,
+        write_strength=write_strength(module, data),
+        learning_rate=learning_rate(step - 1, config),
+    )
+    for window in sample_windows(data, config.samples):
+        yield sample(module, prepared.tokenizer, data, window, step)
+
+
+# ------------------------------------------------------------------------------------- shared with others
 
 
 def keep_memory() -> None:
@@ -239,36 +557,6 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
     ]
 
 
-def load_run(name: str) -> tuple[nn.Module, TrainConfig, int, int]:
-    """(model, settings, step, tokens) of a run's newest checkpoint, in eval mode; the model is a `Retro`, or
-    a `FittedRetro` if the run has a base."""
-    folder = paths.runs_dir() / paths.check_name(name)
-    if not (folder / CHECKPOINT_FILE).is_file():
-        raise CheckpointError(f"Run {name!r} has no checkpoint in {folder}. Train it first.")
-    config = from_dict(TrainConfig, read_object(folder / CONFIG_FILE))
-    facts = read_object(folder / MODEL_FILE)
-    expected = facts.pop("base", None)
-    base = _open_base(config)
-    if base is None:
-        model: nn.Module = Retro(RetroConfig.from_json(facts))
-    else:
-        retrofit.check_fingerprint(base.model, config.base, expected, f"Run {name!r}")
-        model = retrofit.FittedRetro(
-            base.model, RetroConfig.from_json(facts), fit_config(config), config.base
-        )
-    step, tokens = _load(folder / CHECKPOINT_FILE, model, None)
-    return model.eval(), config, step, tokens
-
-
-def run_tokenizer(config: TrainConfig) -> Tokenizer:
-    """The tokenizer of a run's training set: the base's, if it has one."""
-    return Tokenizer.load(base_folder(config.base) if config.base else model_folder(config.tokenizer))
-
-
-def _open_base(config: TrainConfig) -> Base | None:
-    return load_base(config.base) if config.base else None
-
-
 def calibration_texts(batches: TrainingBatches) -> Tensor:
     """(b, n) ids of the first windows of full length without padding, some 8,000 tokens."""
     data = batches.dataset
@@ -285,74 +573,65 @@ def calibration_texts(batches: TrainingBatches) -> Tensor:
     return torch.from_numpy(np.stack(full[::apart]))
 
 
-def _same_settings(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
-    """Refuse to resume a run under other settings: the result would be neither run."""
-    if not (folder / CHECKPOINT_FILE).is_file():
-        return
-    # Where it runs and how often it reports do not change what is learned.
-    free = {"steps", "threads", "log_every", "save_every", "evaluate_every", "evaluate_windows", "validation"}
-    unsaid = TrainConfig().to_dict()  # what a run from before a setting was there meant
-    for file, now in ((CONFIG_FILE, config.to_dict()), (MODEL_FILE, facts)):
-        before = {**unsaid, **read_object(folder / file)}
-        changed = [key for key in now if key not in free and before.get(key) != now[key]]
-        if changed:
-            raise ConfigError(
-                f"Run {config.run!r} was started with {changed[0]} = {before.get(changed[0])!r}, now it is "
-                f"{now[changed[0]]!r}. Use the same settings to resume, or another run name."
-            )
+# --------------------------------------------------------------------------------------------- afterwards
 
 
-def _logged(folder: Path, event: StepDone | Evaluated) -> StepDone | Evaluated:
-    with open(folder / METRICS_FILE, "a", encoding="utf-8") as file:
-        file.write(
-            json.dumps({"event": type(event).__name__, "time": time.time(), **dataclasses.asdict(event)})
-            + "\n"
+def load_run(name: str, checkpoint: int | str = NEWEST) -> tuple[nn.Module, TrainConfig, int, int]:
+    """(model, settings, step, tokens) of a run's checkpoint, in eval mode; the model is a `Retro`, or a
+    `FittedRetro` if the run has a base.
+
+    name        of the run, or with a slash in it its folder
+    checkpoint  NEWEST, BEST (lowest held-out loss with neighbours) or a step
+
+    Raises CheckpointError if there is no such checkpoint, or it is damaged.
+    """
+    folder = run_folder.run_folder(name)
+    if not run_folder.has_checkpoint(folder):
+        raise CheckpointError(f"Run {name!r} has no checkpoint in {folder}. Train it first.")
+    config = from_dict(TrainConfig, read_object(folder / CONFIG_FILE))
+    facts = read_object(folder / MODEL_FILE)
+    expected = facts.pop("base", None)
+    state, source = _chosen(folder, name, checkpoint)
+    base = _open_base(config)
+    if base is None:
+        model: nn.Module = Retro(RetroConfig.from_json(facts))
+    else:
+        retrofit.check_fingerprint(base.model, config.base, expected, f"Run {name!r}")
+        model = retrofit.FittedRetro(
+            base.model, RetroConfig.from_json(facts), fit_config(config), config.base
         )
-    return event
+    training_state.put_weights(model, state, source)
+    return model.eval(), config, state.step, state.tokens
 
 
-def _forget_lines_after(step: int, path: Path) -> None:
-    """Drop what a resumed run will log again, and a line that was cut off."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    write_bytes(path, "".join(kept).encode())
+def _chosen(folder: Path, name: str, checkpoint: int | str) -> tuple[TrainingState, Path]:
+    found = run_folder.checkpoints(folder)
+    old = folder / OLD_CHECKPOINT_FILE
+    if checkpoint == NEWEST:
+        chosen = found[-1] if found else None
+        if chosen is None:
+            return training_state.load_old(old, []), old
+    elif checkpoint == BEST:
+        chosen = run_folder.best_checkpoint(folder)
+        if chosen is None:
+            raise CheckpointError(
+                f"No checkpoint of run {name!r} has a held-out loss, so none is the best. Take the newest, "
+                "or give the run validation documents."
+            )
+    else:
+        chosen = next((saved for saved in found if saved.step == checkpoint), None)
+        if chosen is None:
+            steps = ", ".join(str(saved.step) for saved in found) or "none by step"
+            raise CheckpointError(
+                f"Run {name!r} has no checkpoint of step {checkpoint}; it has {steps}. Choose one of them."
+            )
+    return training_state.load(chosen, with_optimizer=False), chosen.path
 
 
-def _trained(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that a run changes; a frozen base is not copied into each checkpoint."""
-    if isinstance(model, retrofit.FittedRetro):
-        return {name: p.detach() for name, p in model.new_parameters().items()}
-    return model.state_dict()
+def run_tokenizer(config: TrainConfig) -> Tokenizer:
+    """The tokenizer of a run's training set: the base's, if it has one."""
+    return Tokenizer.load(base_folder(config.base) if config.base else model_folder(config.tokenizer))
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, tokens: int) -> None:
-    inner = getattr(optimizer, "optimizer", optimizer)  # Fabric wraps it
-    buffer = io.BytesIO()
-    torch.save(
-        {"model": _trained(model), "optimizer": inner.state_dict(), "step": step, "tokens": tokens}, buffer
-    )
-    write_bytes(path, buffer.getvalue())
-
-
-def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> tuple[int, int]:
-    if not path.is_file():
-        return 0, 0
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        if {*state["model"]} != {*_trained(model)}:
-            raise ValueError("other weights")
-        model.load_state_dict(state["model"], strict=not isinstance(model, retrofit.FittedRetro))
-        if optimizer is not None:
-            getattr(optimizer, "optimizer", optimizer).load_state_dict(state["optimizer"])
-        return state["step"], state["tokens"]
-    except Exception as error:  # a damaged file ends in any of a dozen kinds, AssertionError among them
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path} is damaged or does not belong to {MODEL_FILE} beside it ({reason}). "
-            "Copy the folder again, or start another run."
-        ) from error
+def _open_base(config: TrainConfig) -> Base | None:
+    return load_base(config.base) if config.base else None

@@ -21,8 +21,11 @@ from retro_core.cli import main
 from retro_core.config import FitConfig, GenerationConfig, TrainConfig
 from retro_core.generation import Finished, generate
 from retro_core.model import Capture, ChunkedCrossAttention
+from retro_core.monitoring import Saved
 from retro_core.retrofit import FittedRetro, base_fingerprint, decoder_layers, fit_sizes, retrofit
-from retro_core.training import CHECKPOINT_FILE, Saved, load_run, train
+from retro_core.run_folder import checkpoints
+from retro_core.training import load_run, train
+from retro_core.training_state import TrainingState, load
 
 M, R, K, V, LAYERS = 4, 8, 3, 61, 4
 FAMILIES = ["llama", "gpt2", "neox", "neox-sequential", "opt", "qwen2", "phi"]
@@ -449,8 +452,8 @@ def data_spec(tokenizer, tmp_path) -> Path:
     return tmp_path / "data.spec.json"
 
 
-def checkpoint(run: str) -> dict:
-    return torch.load(paths.runs_dir() / run / CHECKPOINT_FILE, weights_only=True)
+def checkpoint(run: str) -> TrainingState:
+    return load(checkpoints(paths.runs_dir() / run)[-1])
 
 
 def test_a_run_goes_on_to_the_bit_and_becomes_a_model(base_folder, data_spec, tokenizer, capsys):
@@ -464,13 +467,11 @@ def test_a_run_goes_on_to_the_bit_and_becomes_a_model(base_folder, data_spec, to
     while not isinstance(next(events), Saved):
         pass
     events.close()
-    assert checkpoint("halves")["step"] == 2
+    assert checkpoint("halves").step == 2
     list(train(halves))
-    whole, resumed = checkpoint("whole"), checkpoint("halves")
-    assert {*whole["model"]} == {*resumed["model"]} and not any(
-        key.startswith("lm.") for key in whole["model"]
-    )
-    assert all(torch.equal(tensor, resumed["model"][key]) for key, tensor in whole["model"].items())
+    whole, resumed = checkpoint("whole").weights, checkpoint("halves").weights
+    assert {*whole} == {*resumed} and not any(key.startswith("lm.") for key in whole)
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
 
     assert main(["export", "whole", "fitted"]) == 0
     model, ids = load_model("fitted").model, torch.arange(1, 101)[None]

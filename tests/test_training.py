@@ -17,21 +17,16 @@ from indexing import paths
 from indexing.chunks import ChunkStore
 from indexing.errors import CheckpointError, ConfigError, InputError, TrainingError
 from indexing.tokenizer import Tokenizer
-from retro_core import training
+from retro_core import training, training_state
 from retro_core.config import RetroConfig, TrainConfig
 from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.evaluation import probe, window_losses
 from retro_core.model import PositionBias, Retro, RMSNorm
+from retro_core.monitoring import Evaluated, Saved, Started, StepDone
 from retro_core.presets import resolve_model
-from retro_core.training import (
-    Evaluated,
-    Saved,
-    StepDone,
-    copy_share,
-    learning_rate,
-    load_run,
-    parameter_groups,
-)
+from retro_core.run_folder import METRICS_FILE, SAMPLES_FILE, checkpoints, read_status
+from retro_core.schedule import copy_share, learning_rate
+from retro_core.training import load_run, parameter_groups
 
 M = 8
 
@@ -92,7 +87,8 @@ def config(material: dict[str, str], **changes) -> TrainConfig:
 
 
 def checkpoint(run: str) -> dict:
-    return torch.load(paths.runs_dir() / run / training.CHECKPOINT_FILE, weights_only=True)
+    """Weights, moments and place of the newest checkpoint."""
+    return vars(training_state.load(checkpoints(paths.runs_dir() / run)[-1]))
 
 
 def same(one, other) -> bool:
@@ -108,35 +104,71 @@ def same(one, other) -> bool:
 
 def lines(run: str) -> list[dict]:
     """The log without what differs between runs: times."""
-    text = (paths.runs_dir() / run / training.METRICS_FILE).read_text()
+    text = (paths.runs_dir() / run / METRICS_FILE).read_text()
     found = [json.loads(line) for line in text.splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "tokens_per_second")} for line in found]
+    timed = ("time", "tokens_per_second", "mfu", "seconds_left")
+    return [{k: v for k, v in line.items() if k not in timed} for line in found]
 
 
 def test_events_and_log_say_what_happened(material):
-    events = list(training.train(config(material)))
+    events = list(training.train(config(material, samples=1, evaluate_every=4, save_every=3)))
     kinds = [(type(event).__name__, event.step) for event in events]
     assert kinds == [
-        ("StepDone", 1), ("StepDone", 2), ("Saved", 2), ("StepDone", 3), ("Evaluated", 3), ("StepDone", 4),
-        ("Saved", 4), ("StepDone", 5), ("StepDone", 6), ("Evaluated", 6), ("Saved", 6), ("StepDone", 7),
-        ("Evaluated", 7), ("Saved", 7),
-    ]  # fmt: skip
-    logged = [event for event in events if not isinstance(event, Saved)]
+        ("Started", 0), ("StepDone", 1), ("StepDone", 2), ("StepDone", 3), ("Saved", 3), ("StepDone", 4),
+        ("Evaluated", 4), ("Sampled", 4), ("Saved", 4), ("StepDone", 5), ("StepDone", 6), ("Saved", 6),
+        ("StepDone", 7), ("Evaluated", 7), ("Sampled", 7), ("Saved", 7),
+    ], "the best is saved whenever it is found"  # fmt: skip
+    logged = [event for event in events if isinstance(event, StepDone | Evaluated)]
     assert [line["event"] for line in lines("try")] == [type(event).__name__ for event in logged]
     for line, event in zip(lines("try"), logged, strict=True):
         assert line.items() <= {**dataclasses.asdict(event), "event": type(event).__name__}.items()
 
-    first = events[0]
+    first = events[1]
     model = RetroConfig.from_json(Path(material["model"]))
     batch = TrainingBatches(RetroDataset(Path(material["data_spec"]), model, 2, 4 * M), 2, 0).batch(0, 0.5)
     assert first.tokens == (batch.labels != -100).sum() and first.loss == pytest.approx(np.log(400), abs=0.3)
     assert first.learning_rate == pytest.approx(0.5e-3) and first.gradient_norm > 0
-    assert [event.path for event in events if isinstance(event, Saved)][0].is_file()
+    assert first.mfu > 0 and first.seconds_left > 0
+    folder = paths.runs_dir() / "try"
+    best = min((event.on, event.step) for event in events if isinstance(event, Evaluated))[1]
+    assert [saved.step for saved in checkpoints(folder)] == sorted({best, 6, 7}), "the last two and the best"
+    assert {path.name for path in checkpoints(folder)[-1].path.iterdir()} == {
+        "model.safetensors", "optimizer.pt", "state.json"
+    }  # fmt: skip
+    status = read_status(folder)
+    assert (status.state, status.step, status.steps) == ("finished", 7, 7)
 
     model, settings, step, tokens = load_run("try")
-    assert (settings, step, tokens) == (config(material), 7, events[-3].tokens)
-    assert not model.training and list(training.train(config(material))) == [], "nothing is left to do"
+    assert settings == config(material, samples=1, evaluate_every=4, save_every=3)
+    assert (step, tokens) == (7, logged[-2].tokens) and not model.training
+    again = list(training.train(config(material)))
+    assert [type(event) for event in again] == [Started] and again[0].step == 7, "nothing is left to do"
     assert len(lines("try")) == len(logged)
+
+
+def test_samples_are_what_the_model_writes(material, tokenizer):
+    """Greedily, one token at a time and without a cache: the same prompt with its neighbours and without."""
+    list(training.train(config(material, samples=2, steps=3)))
+    shown = [json.loads(line) for line in (paths.runs_dir() / "try" / SAMPLES_FILE).open()]
+    assert [line["step"] for line in shown] == [3, 3] and shown[0]["prompt"] != shown[1]["prompt"]
+    model = load_run("try")[0]
+    data = RetroDataset(Path(material["validation"]), model.config, 2, 4 * M)
+    windows = [w for w in data.windows if w.stop - w.start > 1]
+    for line, window in zip(shown, (windows[0], windows[len(windows) // 2]), strict=True):
+        text = data.tokens(window)
+        assert line["prompt"] == tokenizer.decode(text[:M])
+        assert line["original"] == tokenizer.decode(text[M : 2 * M])
+        read = torch.from_numpy(data.retrieved_tokens(data.neighbour_ids(window)[:1]))[None]
+        for name, neighbours in (("on", read), ("off", None)):
+            ids = torch.from_numpy(text[:M])[None]
+            while ids.shape[1] < 2 * M:
+                with torch.no_grad():
+                    logits = model(ids, neighbours).logits[0, -1]
+                logits[0] = -torch.inf  # padding
+                if (token := int(logits.argmax())) == tokenizer.end_id:
+                    break
+                ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+            assert line[name] == tokenizer.decode(ids[0, M:].numpy())
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 9])
@@ -184,7 +216,7 @@ def test_a_log_line_that_was_cut_off_is_written_anew(material):
     while not isinstance(next(running), Saved):
         pass
     running.close()
-    path = paths.runs_dir() / "cut" / training.METRICS_FILE
+    path = paths.runs_dir() / "cut" / METRICS_FILE
     path.write_text(path.read_text() + '{"event": "StepDone", "ti')
     list(training.train(config(material, run="cut")))
     assert [line["step"] for line in lines("cut") if line["event"] == "StepDone"] == list(range(1, 8))
@@ -210,13 +242,13 @@ def test_other_settings_are_refused_and_lose_nothing(material, tmp_path):
         Path(material["model"]).write_text(description)
     assert same(checkpoint("try"), before) and load_run("try")[1] == config(material)
     longer = config(material, steps=8, log_every=5, save_every=100, validation="")
-    assert [type(event) for event in training.train(longer)] == [StepDone, Saved], "these may change"
+    assert [type(e) for e in training.train(longer)] == [Started, StepDone, Saved], "these may change"
 
 
 def test_what_does_not_fit_is_told_before_the_first_step(material, tmp_path):
     for changes, error, sentence in [
         ({"data_spec": ""}, InputError, "Expected a training set, got none"),
-        ({"data_spec": "nowhere.json"}, InputError, "Cannot read the spec nowhere.json"),
+        ({"data_spec": "nowhere.json"}, InputError, "Cannot read the spec .*nowhere.json"),
         ({"tokenizer": str(tmp_path)}, CheckpointError, "Expected a tokenizer at"),
         ({"tokenizer": "absent"}, CheckpointError, "There is no model at .*absent. Give the name"),
         ({"model": "huge"}, ConfigError, "'huge' is neither a preset .* nor a file"),
@@ -260,12 +292,25 @@ def test_numbers_that_are_none_stop_the_run_and_keep_what_was_saved(material, mo
     assert same(checkpoint("try"), saved)
 
 
-def test_a_damaged_checkpoint_is_told(material):
-    list(training.train(config(material, steps=2)))
-    path = paths.runs_dir() / "try" / training.CHECKPOINT_FILE
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(CheckpointError, match="is damaged or does not belong to model.json"):
-        next(training.train(config(material)))
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(material):
+    list(training.train(config(material, run="whole")))
+    list(training.train(config(material, steps=6)))
+    folder = paths.runs_dir() / "try"
+    assert {4, 6} <= {saved.step for saved in checkpoints(folder)}
+    weights = checkpoints(folder)[-1].path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-200])
+    with pytest.raises(CheckpointError, match=f"{weights} is damaged: its sha256 .* Delete that folder"):
+        load_run("try")
+    fell, started, *_ = list(training.train(config(material)))
+    assert (fell.step, fell.path) == (4, weights.parent) and str(weights) in fell.reason
+    assert started.step == 4 and [saved.step for saved in checkpoints(folder)][-2:] == [6, 7]
+    assert same(checkpoint("try"), checkpoint("whole")), "and it ends as if nothing had happened"
+
+    for saved in checkpoints(folder):
+        (saved.path / "optimizer.pt").unlink()
+    with pytest.raises(CheckpointError, match="step-0000007/optimizer.pt is missing.* No other checkpoint"):
+        list(training.train(config(material, steps=9)))
+    assert read_status(folder).state == "failed" and "is missing" in read_status(folder).message
 
 
 @pytest.mark.parametrize("seed", [0, 1])
