@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from indexing.chunking import num_chunks
 from indexing.errors import InputError
 from indexing.neighbours import Neighbours, Retriever
 from indexing.tokenizer import Tokenizer
-from retro_core.config import GenerationConfig
+from retro_core.decoding import for_decoding
 from retro_core.functions import IGNORED_LABEL
-from retro_core.generation import Token, generate
+from retro_core.inputs import check_logits
 from retro_core.model import Retro, neighbour_tensor
 
 _BATCH_TOKENS = 4096  # tokens of texts that are scored at once; neighbours come on top
@@ -75,26 +76,84 @@ def texts_of(found: Neighbours, tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode(tokens[tokens != found.pad_id]) for tokens in found.tokens[-1]]
 
 
+@torch.inference_mode()
 def written(
     model: Retro,
     tokenizer: Tokenizer,
-    prompt: np.ndarray,
-    found: Neighbours | None,
+    prompts: Sequence[np.ndarray],
+    found: Sequence[Neighbours | None],
     retriever: Retriever | None,
-    config: GenerationConfig,
-) -> str:
-    """What the model goes on with, greedy and to the end of the line. `found` is of the prompt's chunks; the
-    retriever is asked about later ones."""
-    given = [] if found is None else [found.chunks(u, u + 1) for u in range(len(found.ids))]
-    events = generate(model, tokenizer, prompt, retriever, config, found=given)
-    return "".join(event.text for event in events if isinstance(event, Token)).partition("\n")[0]
+    max_new_tokens: int,
+) -> list[str]:
+    """What the model goes on with, greedy, to the end of the line: what `generate` with temperature 0 and the
+    stop string "\\n" writes, less the line's end, for many prompts at a time.
+
+    prompts  (n,) each, of whole chunks
+    found    of each prompt's chunks, leading axis (n / m,); None for Retro[Off]. The retriever is asked about
+             chunks that are completed later.
+    """
+    texts = [""] * len(prompts)
+    for length in sorted({len(ids) for ids in prompts}):
+        alike = [number for number, ids in enumerate(prompts) if len(ids) == length]
+        at_once = max(1, _BATCH_TOKENS // (length + max_new_tokens))
+        for start in range(0, len(alike), at_once):
+            some = alike[start : start + at_once]
+            lines = _lines(
+                for_decoding(model),
+                tokenizer,
+                np.stack([prompts[number] for number in some]),
+                [found[number] for number in some],
+                retriever,
+                max_new_tokens,
+            )
+            for number, line in zip(some, lines, strict=True):
+                texts[number] = line
+    return texts
 
 
-def greedy(max_new_tokens: int, num_neighbours: int) -> GenerationConfig:
-    """Settings for `written`."""
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens, temperature=0.0, num_neighbours=num_neighbours, stop=["\n"]
-    )
+def _lines(
+    model: Retro,
+    tokenizer: Tokenizer,
+    ids: np.ndarray,
+    found: Sequence[Neighbours | None],
+    retriever: Retriever | None,
+    max_new_tokens: int,
+) -> list[str]:
+    """Lines that follow prompts (b, n) of one length, so that their chunks are complete at the same time."""
+    m, cache = model.config.chunk_size, model.new_cache()
+    spell = [tokenizer.speller() for _ in ids]
+    for row, each in zip(ids, spell, strict=True):
+        for token in row:
+            each(token)
+    lines, open_ = [""] * len(ids), set(range(len(ids)))
+    tokens, new = ids, ids
+    for _ in range(max_new_tokens):
+        if found[0] is not None and tokens.shape[1] % m == 0:
+            found = [
+                _completed(f, row, len(row) // m, m, retriever) for f, row in zip(found, tokens, strict=True)
+            ]
+        logits = model(
+            torch.from_numpy(new).to(model.device), _read(found, model), cache=cache, logits_to_keep=1
+        ).logits[:, -1]
+        check_logits(logits)
+        if tokenizer.pad_id != tokenizer.end_id:
+            logits[:, tokenizer.pad_id] = -torch.inf
+        new = logits.argmax(dim=-1, keepdim=True).cpu().numpy()
+        tokens = np.concatenate([tokens, new], axis=1)
+        for row in sorted(open_):
+            lines[row] += spell[row](new[row, 0])
+            if new[row, 0] == tokenizer.end_id or "\n" in lines[row]:
+                open_.remove(row)
+        if not open_:
+            break
+    return [line.partition("\n")[0] for line in lines]
+
+
+def _read(found: Sequence[Neighbours | None], model: Retro) -> Tensor | None:
+    """(b, l, k, r) of b texts; None for Retro[Off]."""
+    if found[0] is None:
+        return None
+    return torch.cat([neighbour_tensor(neighbours, model.device) for neighbours in found])
 
 
 @torch.inference_mode()
@@ -121,12 +180,9 @@ def answer_nats(
             labels = np.full(ids.shape, IGNORED_LABEL)
             for row, number in enumerate(some):
                 labels[row, texts[number].first - 1 : -1] = ids[row, texts[number].first :]
-            read = None
-            if known[0] is not None:
-                read = torch.cat([neighbour_tensor(neighbours, model.device) for neighbours in known])
             out = model(
                 torch.from_numpy(ids).to(model.device),
-                read,
+                _read(known, model),
                 torch.from_numpy(labels).to(model.device),
                 loss_reduction="none",
                 logits_to_keep=None,

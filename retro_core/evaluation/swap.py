@@ -25,7 +25,6 @@ from indexing.neighbours import Neighbours, Retriever
 from indexing.tokenizer import Tokenizer
 from retro_core.evaluation.answering import (
     answer_nats,
-    greedy,
     padded,
     read_lines,
     read_with,
@@ -41,7 +40,7 @@ from retro_core.model import Retro
 OFF = "off"  # the reading without a datastore
 MAX_NEW_TOKENS = 24
 EXAMPLES = 12
-_FEW = 20  # prompts whose answers are scored between two events
+_AT_ONCE = 32  # prompts between two events
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def fact_swap(
             f"The prompts have answers of {', '.join(names)}, but nothing looks into {', '.join(missing)}. "
             "Give a datastore for each, or write its name into the prompts."
         )
-    m, config = model.config.chunk_size, greedy(max_new_tokens, num_neighbours)
+    m = model.config.chunk_size
     ids = [padded(tokenizer.encode(prompt.prompt), m, tokenizer.pad_id) for prompt in prompts]
     scorings = [
         [
@@ -214,32 +213,31 @@ def fact_swap(
     readings: dict[str, list[Said]] = {}
     total = len(prompts) * (len(names) + 1)
     for reading in [*names, OFF]:
-        retriever = None if reading == OFF else retrievers[reading]
+        retriever = retrievers.get(reading) if reading != OFF else None
         found: list[Neighbours | None] = [None] * len(prompts)
         if retriever is not None:
             found = list(read_with(retriever, ids, num_neighbours, m))
         readings[reading] = []
-        for start in range(0, len(prompts), _FEW):
-            rows = range(start, min(start + _FEW, len(prompts)))
-            nats = answer_nats(
-                model,
-                [one for row in rows for one in scorings[row]],
-                [found[row] for row in rows for _ in names],
-                retriever,
-            ).reshape(len(rows), len(names))
+        for start in range(0, len(prompts), _AT_ONCE):
+            rows = range(start, min(start + _AT_ONCE, len(prompts)))
+            some = slice(rows.start, rows.stop)
+            texts = written(model, tokenizer, ids[some], found[some], retriever, max_new_tokens)
+            answers = [(one, found[row]) for row in rows for one in scorings[row]]
+            nats = answer_nats(model, *zip(*answers, strict=True), retriever).reshape(len(rows), len(names))
             for row in rows:
-                prompt, read = prompts[row], found[row]
-                text = written(model, tokenizer, ids[row], read, retriever, config)
+                prompt, read, text = prompts[row], found[row], texts[row - start]
                 readings[reading].append(
                     Said(
-                        sum(map(len, readings.values())) + 1,
-                        total,
-                        prompt,
-                        reading,
-                        text,
-                        first_of(text, prompt.answers),
-                        () if read is None else reachable(texts_of(read, tokenizer), prompt.answers),
-                        dict(zip(names, nats[row - start].tolist(), strict=True)),
+                        done=sum(map(len, readings.values())) + 1,
+                        total=total,
+                        prompt=prompt,
+                        reading=reading,
+                        text=text,
+                        said=first_of(text, prompt.answers),
+                        reachable=()
+                        if read is None
+                        else reachable(texts_of(read, tokenizer), prompt.answers),
+                        nats=dict(zip(names, nats[row - start].tolist(), strict=True)),
                     )
                 )
                 yield readings[reading][-1]
