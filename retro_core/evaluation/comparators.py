@@ -19,17 +19,17 @@ from indexing.errors import InputError, MismatchError
 from indexing.tokenizer import Tokenizer
 from retro_core.evaluation import in_context, knn_lm
 from retro_core.evaluation.copying import CopyWeights, copied_shares, copy_losses
-from retro_core.evaluation.gains import OFF, Gain, gain
+from retro_core.evaluation.gains import Gain, gain
 from retro_core.evaluation.held_out import HeldOut
 from retro_core.evaluation.losses import TokenLosses, collect, token_losses
 from retro_core.evaluation.readings import off, on
-from retro_core.evaluation.searching import Searchable
+from retro_core.evaluation.searching import Searchable, asked, reading, search_all
 from retro_core.evaluation.statistics import Interval, bootstrap
 from retro_core.model import Retro
 
 IN_CONTEXT, KNN_LM, COPYING = "in_context", "knn_lm", "copying"
 COMPARATORS = (IN_CONTEXT, KNN_LM, COPYING)
-ON, READER = "on", "reader"
+ON, OFF, READER, ON_IN_STORE = "on", "off", "reader", "on_in_store"
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,14 @@ class InContext:
 
 @dataclass(frozen=True)
 class KnnLm:
-    """weights: for each half of the documents what was chosen on the other · store: which tokens have keys"""
+    """weights: for each half of the documents what was chosen on the other · store: which tokens have keys ·
+    on_in_store: Retro[On] where it may read only the documents that have keys, so that both know the same"""
 
     compared: Compared
     num_neighbours: int
     weights: list[knn_lm.KnnWeights]
     store: knn_lm.StoreFacts
+    on_in_store: Gain
 
 
 @dataclass(frozen=True)
@@ -176,12 +178,14 @@ def comparators(
             length, context_continuation, held_out.window, reader_name, reader_off,
         )  # fmt: skip
     if KNN_LM in which and KNN_LM not in skipped:
-        nats, weights, store = yield from _knn_lm(
-            model, held_out, searchable, rows, losses, knn_neighbours, knn_budget, seed
-        )
+        store = yield from _knn_store(model, held_out, searchable, knn_budget, seed)
+        nats, weights = yield from _knn_lm(model, held_out, rows, losses, store, knn_neighbours, seed)
         losses = losses.with_reading(KNN_LM, nats)
-        read = rows.read + store.tokens
-        found[KNN_LM] = KnnLm(compared(losses, KNN_LM, read / len(losses)), knn_neighbours, weights, store)
+        losses = yield from _on_in_store(model, held_out, searchable, losses, store, k)
+        found[KNN_LM] = KnnLm(
+            compared(losses, KNN_LM, (rows.read + store.facts.tokens) / len(losses)),
+            knn_neighbours, weights, store.facts, gain(losses, ON_IN_STORE),
+        )  # fmt: skip
     if COPYING in which and COPYING not in skipped:
         nats, weights = yield from _copying(held_out, rows, losses, k, seed)
         losses = losses.with_reading(COPYING, nats)
@@ -224,8 +228,8 @@ def check_reader(model: Retro, reader: Retro, name: str, tokenizers: Sequence[To
     if sizes[0] != sizes[1] or len({tokenizer.fingerprint for tokenizer in tokenizers}) > 1:
         raise MismatchError(
             f"To compare losses token by token the model {name!r} must have the same tokenizer as the one "
-            f"that is evaluated, but it has {sizes[1][0]:,} tokens, that one {sizes[0][0]:,}, or they differ in "
-            "their words. Name another one, or none for the evaluated model without its neighbours."
+            f"that is evaluated, but it has {sizes[1][0]:,} tokens, that one {sizes[0][0]:,}, or they differ "
+            "in their words. Name another one, or none for the evaluated model without its neighbours."
         )
 
 
@@ -273,33 +277,59 @@ def _in_context(
     return nats, sum(len(context.ids) - 1 for context in some)
 
 
-def _knn_lm(
-    model: Retro,
-    held_out: HeldOut,
-    searchable: Searchable,
-    rows: _Rows,
-    losses: TokenLosses,
-    num_neighbours: int,
-    budget: int,
-    seed: int,
+def _knn_store(
+    model: Retro, held_out: HeldOut, searchable: Searchable, budget: int, seed: int
 ) -> Iterator[ComparatorEvent]:
-    """Returns (nats (T,), weights, facts of the store)."""
+    """Returns the KeyStore."""
     building = knn_lm.build_store(model, searchable, held_out.window, budget, seed)
     while True:
         try:
             event = next(building)
         except StopIteration as end:
-            store = end.value
-            break
+            return end.value
         yield ComparatorEvent("knn_store", event.done, event.total)
+
+
+def _knn_lm(
+    model: Retro,
+    held_out: HeldOut,
+    rows: _Rows,
+    losses: TokenLosses,
+    store: knn_lm.KeyStore,
+    num_neighbours: int,
+    seed: int,
+) -> Iterator[ComparatorEvent]:
+    """Returns (nats (T,), weights)."""
     distances = np.empty((rows.total, num_neighbours), dtype=np.float32)
     hits = np.empty(distances.shape, dtype=bool)
     for found in knn_lm.look_up(model, held_out, store, num_neighbours):
         place = rows.of(found.window)
         distances[place], hits[place] = found.distances, found.hits
         yield ComparatorEvent(KNN_LM, found.done, found.total)
-    nats, weights = knn_lm.knn_losses(losses.nats[OFF], distances, hits, losses.document, seed)
-    return nats, weights, store.facts
+    return knn_lm.knn_losses(losses.nats[OFF], distances, hits, losses.document, seed)
+
+
+def _on_in_store(
+    model: Retro,
+    held_out: HeldOut,
+    searchable: Searchable,
+    losses: TokenLosses,
+    store: knn_lm.KeyStore,
+    num_neighbours: int,
+) -> Iterator[ComparatorEvent]:
+    """Returns the losses with one reading more: On within the documents that have keys."""
+    allowed = searchable.within(np.unique(store.documents))
+    found = search_all(
+        held_out, asked(held_out, searchable), num_neighbours,
+        lambda vectors, k, own: searchable.exact.search(vectors, k, own, allowed),
+    )  # fmt: skip
+    windows = []
+    one = reading(ON_IN_STORE, searchable, found, num_neighbours)
+    for event in token_losses(model, held_out, [one]):
+        windows.append(event)
+        yield ComparatorEvent(ON_IN_STORE, event.done, event.total)
+    scored = collect(held_out, windows)
+    return losses.with_reading(ON_IN_STORE, scored.nats[ON_IN_STORE])
 
 
 def _copying(

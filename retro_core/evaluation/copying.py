@@ -20,8 +20,8 @@ ORDERS = (0, 1, 2, 3, 4, 6, 8, 12, 16)  # tokens of the text that are looked for
 
 @dataclass(frozen=True)
 class CopyWeights:
-    """`weights[g]` are those of Off and of the first g orders, where so many were found; `tokens[g]` were
-    looked at to choose them."""
+    """orders: tokens that were looked for · `weights[g]` are those of Off and of the first g orders, where
+    so many were found; `tokens[g]` were looked at to choose them."""
 
     orders: tuple[int, ...]
     weights: list[list[float]]

@@ -1,15 +1,11 @@
 """One reading against Retro[Off], in numbers with intervals: what a point of a sweep and a comparator come
 to."""
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from retro_core.evaluation.losses import TokenLosses
-from retro_core.evaluation.statistics import Interval, ratio_of_sums
-
-OFF = "off"
+from retro_core.evaluation.statistics import Interval
+from retro_core.evaluation.summary import BASE, difference, summarise_reading
 
 
 @dataclass(frozen=True)
@@ -36,21 +32,17 @@ class Gain:
     worse: float
 
 
-def gain(losses: TokenLosses, name: str, against: str = OFF, seed: int = 0) -> Gain:
+def gain(losses: TokenLosses, name: str, against: str = BASE, seed: int = 0) -> Gain:
     """Of the reading `name` of these tokens."""
-    nats, plain = losses.nats[name], losses.nats[against]
-    counts = losses.summed(np.ones(len(losses)))
-    mean = ratio_of_sums(losses.summed(nats), counts, seed)
-    change = ratio_of_sums(losses.summed(nats - plain), counts, seed)
-    num_bytes = int(losses.num_bytes.sum())
+    mean, change = summarise_reading(losses, name, seed), difference(losses, name, against, seed)
     return Gain(
-        nats=mean.value,
+        nats=mean.nats,
         ci95=mean.ci95,
-        bpb=float(nats.sum() / math.log(2) / num_bytes) if num_bytes else None,
-        perplexity=math.exp(mean.value),
-        minus_off=change.value,
+        bpb=mean.bpb,
+        perplexity=mean.perplexity,
+        minus_off=change.nats,
         minus_off_ci95=change.ci95,
-        ratio=math.exp(change.value),
-        ratio_ci95=None if change.ci95 is None else (math.exp(change.ci95[0]), math.exp(change.ci95[1])),
-        worse=float((nats > plain).mean()),
+        ratio=change.ratio,
+        ratio_ci95=change.ratio_ci95,
+        worse=change.worse,
     )

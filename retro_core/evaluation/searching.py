@@ -10,6 +10,7 @@ the datastore's embedder.
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,18 +19,10 @@ from indexing.datastore import Datastore
 from indexing.errors import InputError, MismatchError
 from indexing.exact import nothing_found
 from indexing.index import FlatIndex
-from indexing.pipeline.specs import (
-    INDEX_KEYS,
-    IndexedChunks,
-    open_array,
-    open_chunks,
-    open_embeddings,
-    read_data_spec,
-    read_index_spec,
-)
+from indexing.pipeline.spec_chunks import SpecChunks
+from indexing.pipeline.specs import open_array, open_chunks, read_data_spec
 from indexing.retokenised import RetokenisedDatastore
 from indexing.retrievers import stored
-from indexing.segment import stacked
 from indexing.tokenizer import Tokenizer
 from retro_core.evaluation.held_out import HeldOut
 from retro_core.evaluation.losses import Reading
@@ -45,7 +38,6 @@ class Searchable:
     documents      (N,) int64, number of each chunk's document, from 0
     allowed        (N,) bool, False for chunks of deleted documents and without ordinary tokens
     num_documents  D, deleted ones too
-    pad_id
     """
 
     def __init__(
@@ -54,7 +46,6 @@ class Searchable:
         documents: np.ndarray,
         allowed: np.ndarray,
         num_documents: int,
-        pad_id: int,
         retrieved_tokens: Callable[[np.ndarray], np.ndarray],
         document_tokens: Callable[[int], np.ndarray],
         embed: Callable[[np.ndarray], np.ndarray],
@@ -62,7 +53,7 @@ class Searchable:
         """retrieved_tokens: ids (..., k) -> (..., k, r) · document_tokens: number -> (n,) int64, unpadded ·
         embed: asking chunks (l, m) -> (l, d) float32"""
         self.vectors, self.documents, self.allowed = vectors, np.asarray(documents, dtype=np.int64), allowed
-        self.num_documents, self.pad_id = num_documents, pad_id
+        self.num_documents = num_documents
         self.retrieved_tokens, self.document_tokens, self.embed = retrieved_tokens, document_tokens, embed
         self.exact = FlatIndex(vectors, self.documents)
 
@@ -70,36 +61,21 @@ class Searchable:
         return len(self.vectors)
 
     @classmethod
-    def of_spec(cls, spec: Path, pad_id: int, tokenizer: Tokenizer | None = None) -> "Searchable":
-        """What the documents of a data spec look into. Deleted documents are not told by a spec.
+    def of_spec(cls, spec: Path, tokenizer: Tokenizer) -> "Searchable":
+        """What the documents of a data spec look into, which a spec knows no deleted documents of.
 
-        tokenizer  the model's, to know the end mark: a chunk of nothing else is nobody's neighbour
-
-        Raises InputError if the index spec or the shards that ask have no embeddings, or of different widths.
+        Raises InputError if the index spec or the shards that ask have no embeddings, MismatchError if these
+        are of different widths.
         """
         shards, index_spec = read_data_spec(Path(spec))
-        described = read_index_spec(index_spec, INDEX_KEYS)
-        vectors = stacked(open_embeddings(described, index_spec))
-        stores = [open_chunks(shard, pad_id) for shard in described]
-        indexed = IndexedChunks(stores, pad_id)
-        first = np.cumsum([0, *(store.num_documents for store in stores)])
-        documents = np.concatenate([s.chunk2seq + f for s, f in zip(stores, first, strict=False)])
-        marks = {pad_id} if tokenizer is None else {pad_id, tokenizer.pad_id, tokenizer.end_id}
-
-        def document_tokens(number: int) -> np.ndarray:
-            shard = int(np.searchsorted(first, number, side="right")) - 1
-            return _unpadded(stores[shard], number - int(first[shard]), pad_id)
-
-        return cls(
-            vectors,
-            documents,
-            np.concatenate([_says_something(store.tokens, marks) for store in stores]),
-            int(first[-1]),
-            pad_id,
-            indexed.retrieved_tokens,
-            document_tokens,
-            _known_embeddings(shards, vectors.shape[1], pad_id, Path(spec)),
-        )
+        store = SpecChunks.open(index_spec, tokenizer)
+        if store.embeddings is None:
+            raise InputError(
+                f"To search again, embeddings are needed, but {index_spec} names none that can be read. Make "
+                "it with `python -m indexing index-spec`, or name a datastore to look into."
+            )
+        embed = _known_embeddings(shards, store.embeddings.shape[1], tokenizer.pad_id, Path(spec))
+        return cls._of(store, store.chunks.retrieved_tokens, _own_tokens(store), embed)
 
     @classmethod
     def of_datastore(
@@ -108,28 +84,30 @@ class Searchable:
         """A datastore as a model with this tokenizer and chunk size reads it; asking chunks are embedded by
         its embedder. Raises MismatchError for chunks of another size."""
         store = stored(datastore)
-        pad = tokenizer.pad_id
-        own = store.tokenizer
-        retokenised = isinstance(datastore, RetokenisedDatastore)
-        if not retokenised:
-            store.expect_chunks_of(chunk_size)
-
-        def document_tokens(number: int) -> np.ndarray:
-            if retokenised:
-                return tokenize(tokenizer, store.documents[number].text)[0]
-            return _unpadded(store.chunks, number, pad)
 
         def embed(chunks: np.ndarray) -> np.ndarray:
-            return store.embedder.embed([tokenizer.decode(chunk) or " " for chunk in chunks])
+            return store.embedder.embed([tokenizer.decode(chunk) for chunk in chunks])
 
-        read = datastore if retokenised else store.chunks
+        if isinstance(datastore, RetokenisedDatastore):
+
+            def document_tokens(number: int) -> np.ndarray:
+                return tokenize(tokenizer, store.documents[number].text)[0]
+
+            return cls._of(store, datastore.retrieved_tokens, document_tokens, embed)
+        store.expect_chunks_of(chunk_size)
+        return cls._of(store, store.chunks.retrieved_tokens, _own_tokens(store), embed)
+
+    @classmethod
+    def _of(cls, store: Datastore | SpecChunks, retrieved_tokens: Any, document_tokens: Any, embed: Any):
+        marks = (store.tokenizer.pad_id, store.tokenizer.end_id)
+        allowed = store.alive & _says_something(store.chunks.tokens, marks)
+        chunks = store.chunks
         return cls(
             store.embeddings,
-            store.chunks.chunk2seq,
-            store.alive & _says_something(store.chunks.tokens, {own.pad_id, own.end_id}),
-            store.chunks.num_documents,
-            pad,
-            read.retrieved_tokens,
+            chunks.chunk2seq,
+            allowed,
+            chunks.num_documents,
+            retrieved_tokens,
             document_tokens,
             embed,
         )
@@ -151,7 +129,9 @@ def asked(held_out: HeldOut, searchable: Searchable) -> dict[int, np.ndarray]:
     found = {}
     for number in range(len(held_out.documents)):
         chunks = held_out.chunks(number)
-        marks = {held_out.pad_id} if held_out.tokenizer is None else _marks(held_out.tokenizer)
+        marks = (
+            [held_out.pad_id] if held_out.tokenizer is None else [held_out.pad_id, held_out.tokenizer.end_id]
+        )
         asks = _says_something(chunks, marks)
         vectors = np.full((len(chunks), searchable.vectors.shape[1]), np.nan, dtype=np.float32)
         if asks.any():
@@ -187,24 +167,27 @@ def reading(name: str, searchable: Searchable, found: Found, num_neighbours: int
     return Reading(name, source, num_neighbours)
 
 
-def _marks(tokenizer: Tokenizer) -> set[int]:
-    return {tokenizer.pad_id, tokenizer.end_id}
-
-
-def _says_something(tokens: np.ndarray, marks: set[int]) -> np.ndarray:
+def _says_something(tokens: np.ndarray, marks: Sequence[int]) -> np.ndarray:
     """(N, m) -> (N,) bool"""
     result = np.empty(len(tokens), dtype=bool)
     for start in range(0, len(tokens), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        result[rows] = ~np.isin(tokens[rows], list(marks)).all(axis=1)
+        result[rows] = ~np.isin(tokens[rows], marks).all(axis=1)
     return result
 
 
-def _unpadded(store, number: int, pad_id: int) -> np.ndarray:
-    stop = store.seq2chunk[number + 1] if number + 1 < store.num_documents else len(store)
-    tokens = np.asarray(store.tokens[int(store.seq2chunk[number]) : int(stop)], dtype=np.int64).reshape(-1)
-    there = np.flatnonzero(tokens != pad_id)
-    return tokens[: int(there[-1]) + 1] if len(there) else tokens[:0]
+def _own_tokens(store: Datastore | SpecChunks) -> Callable[[int], np.ndarray]:
+    """Number of a document -> its tokens (n,) int64, without the padding of its last chunk."""
+    chunks = store.chunks
+
+    def tokens(number: int) -> np.ndarray:
+        last = number + 1 == chunks.num_documents
+        stop = len(chunks) if last else int(chunks.seq2chunk[number + 1])
+        found = np.asarray(chunks.tokens[int(chunks.seq2chunk[number]) : stop], dtype=np.int64).reshape(-1)
+        there = np.flatnonzero(found != chunks.pad_id)
+        return found[: int(there[-1]) + 1] if len(there) else found[:0]
+
+    return tokens
 
 
 def _known_embeddings(
