@@ -256,18 +256,16 @@ def stop(name: str, grace: float = GRACE) -> RunInfo:
     Raises InputError if it does not run."""
     info = ask_to_stop(name)
     status = run_folder.read_status(info.folder)
-    message = "Stopped before it had anything new to save."
     if not _wait_until_gone(status, grace):
+        _kill(status)
+        _wait_until_gone(status, GRACE)
+        now = run_folder.read_status(info.folder)
         message = (
             f"It did not save within {grace:g} seconds and was ended. It goes on from the step that was "
             "saved last."
         )
-        _kill(status)
-        _wait_until_gone(status, GRACE)
-    run_folder.forget_stop(info.folder)
-    now = run_folder.read_status(info.folder)
-    if now.pid == status.pid and now.message == run_folder.LOST:  # it had no time to say so itself
         run_folder.write_status(info.folder, STOPPED, now.step, now.steps, message, pid=status.pid)
+        run_folder.forget_stop(info.folder)
     return _info(info.folder)
 
 
@@ -432,6 +430,9 @@ def _info(folder: Path) -> RunInfo:
             "The process was killed. If nobody did that, the computer ran out of memory: lower batch_size or "
             "max_len. What it saved is there; resume the run."
         )
+    if status.state == FAILED and status.message == run_folder.LOST and run_folder.stop_asked(folder):
+        status = dataclasses.replace(status, state=STOPPED)  # before it could hear that it shall
+        message = "Stopped before it had anything new to save."
     if code is None:
         code = {FINISHED: 0, STOPPED: STOPPED_EXIT_CODE}.get(status.state)
     started, argv = begun.get("started"), begun.get("argv")

@@ -171,6 +171,22 @@ def test_a_run_that_does_not_hear_is_ended_with_all_that_belongs_to_it(worker):
     until(lambda: not run_folder.is_alive(child, None))
 
 
+def test_a_run_that_was_asked_before_it_could_hear_is_stopped(worker, monkeypatch):
+    """Importing torch takes seconds, in which SIGTERM ends a process at once."""
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(runs, "command", lambda config: sleeper)
+    begun = runs.start(TrainConfig(run="early", steps=11))
+    assert (begun.state, begun.message) == ("running", "Starting.")
+    runs.ask_to_stop("early")
+    until(lambda: not runs.show("early").active)
+    info = runs.show("early")
+    assert info.state == "stopped" and "before it had anything new to save" in info.message
+    monkeypatch.setattr(runs, "command", run_worker.command)
+    runs.resume("early")
+    "".join(runs.follow("early"))
+    assert runs.show("early").state == "finished"
+
+
 def forged(name: str, **changes) -> Path:
     """A run whose status names this very process."""
     folder = paths.runs_dir() / name
@@ -229,10 +245,10 @@ def test_damaged_files_are_one_runs_sentence(retro_home):
     for _ in range(300):
         data = bytearray(whole)
         for _ in range(chance.randrange(1, 4)):
-            data[chance.randrange(len(data))] = chance.randrange(256)
+            data[chance.randrange(len(data))] = chance.choice(b'0123456789-."{[ \xff')
         (folder / "status.json").write_bytes(data[: chance.choice([len(data), chance.randrange(len(data))])])
         states.add(runs.show("bad").state)
-    assert states >= {"failed", "running"}
+    assert len(states) > 1 and "failed" in states
 
 
 def test_a_run_from_before_there_was_a_status_is_listed(retro_home):
