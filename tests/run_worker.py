@@ -48,6 +48,7 @@ def train(folder: Path, steps: int, deaf: bool) -> int:
             print(f"step {beat.step}", flush=True)
             if not deaf and (asked or run_folder.stop_asked(folder)):
                 run_folder.checkpoint_path(folder, beat.step).mkdir(parents=True)
+                run_folder.forget_stop(folder)
                 beat.end(run_folder.STOPPED)
                 return run_folder.STOPPED_EXIT_CODE
         beat.end(run_folder.FINISHED)
