@@ -11,7 +11,7 @@ overlap. Windows begin at chunk borders.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -87,12 +87,13 @@ class HeldOut:
         num_neighbours: int,
         tokenizer: Tokenizer | None = None,
         searched: Searched | None = None,
-        window: int = WINDOW,
+        window: int | None = None,
         stride: int | None = None,
     ):
         """neighbours: number of a document of n tokens and k -> those of its chunks, leading axis
         (ceil(n / m),), k of each; or fewer if k is more than num_neighbours and no more are known
 
+        window  tokens, a multiple of the chunk size; None for the paper's 2,048, or as many whole chunks
         stride  None for half a window
 
         Raises InputError for windows that cannot be, and if there is no token to predict.
@@ -100,11 +101,12 @@ class HeldOut:
         self.name, self.documents, self._neighbours_of = name, list(documents), neighbours
         self.chunk_size, self.pad_id, self.num_neighbours = chunk_size, pad_id, num_neighbours
         self.tokenizer, self.searched = tokenizer, searched
-        self.window, self.stride = window, default_stride(window, chunk_size) if stride is None else stride
+        self.window = default_window(chunk_size) if window is None else window
+        self.stride = default_stride(self.window, chunk_size) if stride is None else stride
         self.windows = [
             each
             for number, document in enumerate(self.documents)
-            for each in sliding_windows(number, len(document.tokens), window, self.stride, chunk_size)
+            for each in sliding_windows(number, len(document.tokens), self.window, self.stride, chunk_size)
         ]
         if not self.windows:
             raise InputError("The held-out documents have no token to predict. Give documents of some words.")
@@ -117,7 +119,7 @@ class HeldOut:
         config: RetroConfig,
         tokenizer: Tokenizer | None = None,
         num_neighbours: int | None = None,
-        window: int = WINDOW,
+        window: int | None = None,
         stride: int | None = None,
     ) -> "HeldOut":
         """The documents of a data spec with their precomputed neighbours.
@@ -137,7 +139,7 @@ class HeldOut:
         name: str,
         data: RetroDataset,
         tokenizer: Tokenizer | None = None,
-        window: int = WINDOW,
+        window: int | None = None,
         stride: int | None = None,
         spec: Path | None = None,
     ) -> "HeldOut":
@@ -161,12 +163,21 @@ class HeldOut:
                 places.append((shard, first, stop))
             before += store.num_documents
 
+        marks = (data.pad_id, data.pad_id if tokenizer is None else tokenizer.end_id)
+
+        @cache
+        def says_something() -> np.ndarray:
+            return np.concatenate([~np.isin(store.tokens, marks).all(axis=1) for store in data.index_shards])
+
         def neighbours(document: int, wanted: int) -> Neighbours:
             shard, first, stop = places[document]
             ids = np.array(data.neighbours[shard][first:stop, :wanted], dtype=np.int64)
             distances = np.full(ids.shape, np.inf, dtype=np.float32)
             if measured is not None and ids.shape[1] < wanted and measured.known(shard):
-                ids, distances = measured.nearest(shard, first, stop, wanted, documents[document].own)
+                own = documents[document].own
+                ids, distances = measured.nearest(shard, first, stop, wanted, own, says_something())
+                silent = np.isin(data.shards[shard].tokens[first:stop], marks).all(axis=1)
+                ids[silent], distances[silent] = NO_CHUNK, np.inf
             elif measured is not None:
                 distances = measured.distances(shard, first, stop, ids)
             return Neighbours(ids, distances, data.retrieved_tokens(ids), data.pad_id)
@@ -197,7 +208,7 @@ class HeldOut:
         datastore: Reader,
         num_neighbours: int,
         retriever: Retriever | None = None,
-        window: int = WINDOW,
+        window: int | None = None,
         stride: int | None = None,
     ) -> "HeldOut":
         """Texts whose chunks are looked up when they are first read, then remembered.
@@ -314,6 +325,11 @@ class HeldOut:
             return self
         rng = np.random.default_rng(seed)
         return self.only(sorted(rng.choice(len(self.documents), count, replace=False).tolist()))
+
+
+def default_window(chunk_size: int) -> int:
+    """2,048 tokens, in whole chunks."""
+    return max(1, WINDOW // chunk_size) * chunk_size
 
 
 def default_stride(window: int, chunk_size: int) -> int:
@@ -433,11 +449,13 @@ class _Measured:
         return asking is not None and bool(self.indexed) and asking.shape[1] == self.indexed[0].shape[1]
 
     def nearest(
-        self, shard: int, first: int, stop: int, num_neighbours: int, own: int
+        self, shard: int, first: int, stop: int, num_neighbours: int, own: int, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(l, k) ids and squared distances of the nearest chunks, none from the document `own`."""
+        """(l, k) ids and squared distances of the nearest chunks that are allowed (N,), none of the document
+        `own`."""
         queries = np.asarray(self.asking[shard][first:stop], dtype=np.float32)
-        return self._index.search(queries, num_neighbours, exclude=np.full(len(queries), own))
+        own_documents = np.full(len(queries), own)
+        return self._index.search(queries, num_neighbours, exclude=own_documents, allowed=allowed)
 
     @cached_property
     def _index(self) -> FlatIndex:

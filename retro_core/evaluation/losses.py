@@ -128,10 +128,7 @@ def token_losses(
         for row, window in enumerate(batch):
             positions = np.arange(window.first, window.last + 1)
             done += len(positions)
-            nats = {
-                name: losses[row, positions - 1 - window.start].astype(np.float64)
-                for name, losses in found.items()
-            }
+            nats = {name: losses[row, positions - 1 - window.start] for name, losses in found.items()}
             yield WindowLosses(window, positions, nats, done, total)
 
 
@@ -173,14 +170,14 @@ def _batches(held_out: HeldOut, tokens_at_once: int) -> Iterator[list[Window]]:
 def _batch_losses(
     model: Retro, held_out: HeldOut, windows: Sequence[Window], readings: Sequence[Reading]
 ) -> dict[str, np.ndarray]:
-    """name -> (b, n) float32: -ln p of the token after each position, 0 where none is scored"""
+    """name -> (b, n) float64: -ln p of the token after each position, 0 where none is scored"""
     inputs, labels = _inputs_and_labels(held_out, windows)
     inputs, labels = inputs.to(model.device), labels.to(model.device)
     found: dict[str, np.ndarray] = {}
 
     def losses(read: Tensor | None, encoded: Tensor | None = None) -> tuple[np.ndarray, Tensor | None]:
         out = model(inputs, read, labels, encoded=encoded, loss_reduction="none", logits_to_keep=None)
-        return out.loss.float().cpu().numpy(), out.encoded
+        return out.loss.double().cpu().numpy(), out.encoded
 
     for source in dict.fromkeys(reading.source for reading in readings):  # each once, in order
         mine = [reading for reading in readings if reading.source is source]
