@@ -73,10 +73,13 @@ def test_a_question_finds_its_document(datastore):
 
 
 def test_two_editions_hold_the_same_facts_of_two_years():
-    """Each passage names its country and its field, fits into one chunk, and stands in both editions in the
-    same words but for the values."""
+    """Each passage names its country and its field, fits into one chunk, and most stand in both editions; the
+    prompts of the fact swap, with their answers, are beginnings of them."""
+    from retro_core.evaluation.swap import read_prompts
+
     assert {info.name for info in list_datastores() if info.bundled} == {paths.DEMO_DATASTORE, *EDITIONS}
-    begins = []
+    prompts, begins = read_prompts(PROMPTS), []
+    assert len(prompts) >= 250 and set(prompts[0].answers) == set(EDITIONS)
     for name in EDITIONS:
         edition = Datastore.open(paths.ASSETS / "datastores" / name)
         assert check_files(edition.path, edition.manifest, hash_all=True)
@@ -84,6 +87,10 @@ def test_two_editions_hold_the_same_facts_of_two_years():
         texts = [document.text for document in edition.documents]
         assert all(" — " in text.split("\n")[0] and ": " in text.split("\n")[1] for text in texts)
         begins.append({text.partition(": ")[0] for text in texts})
+        by_begin = {text.partition(":")[0]: text for text in texts}
+        for prompt in prompts:
+            text = by_begin[prompt.prompt.partition(":")[0]]
+            assert text.startswith(prompt.prompt + prompt.continuations[name]), prompt
     assert len(begins[0] & begins[1]) > 0.9 * len(begins[0] | begins[1])
 
 
@@ -92,9 +99,7 @@ def test_the_prompts_of_the_fact_swap_find_their_answers():
     from retro_core.evaluation.swap import reachable, read_prompts
     from retro_core.generation import encode_prompt
 
-    prompts = read_prompts(PROMPTS)
-    assert len(prompts) >= 250 and set(prompts[0].answers) == set(EDITIONS)
-    embedder = open_embedder()
+    prompts, embedder = read_prompts(PROMPTS), open_embedder()
     for name in EDITIONS:
         edition = Datastore.open(paths.ASSETS / "datastores" / name, embedder=embedder)
         chunks = [encode_prompt(edition.tokenizer, prompt.prompt, 64) for prompt in prompts[::20]]

@@ -20,7 +20,7 @@ from typing import Any
 from assets.datastores.make_editions import EDITIONS, Fact, add_sources, passage, read_editions
 from indexing import paths
 from indexing.tokenizer import Tokenizer
-from retro_core.evaluation.swap import first_of
+from retro_core.evaluation.swap import MAX_NEW_TOKENS, first_of
 
 # Their documents are the test split of the Factbook's corpora (assets/models/make_training_set.py).
 HELD_OUT = {
@@ -83,16 +83,17 @@ def prompts(facts: dict[str, list[Fact]], tokenizer: Tokenizer, held_out: bool) 
             for edition, editions in zip(EDITIONS, (old, new), strict=True)
         }
         answers = {edition: values(fact.field, text) for edition, text in texts.items()}
-        if all(answers.values()) and tells_apart(answers) and first_of(begin, answers) is None:
+        if not all(answers.values()) or not tells_apart(answers) or first_of(begin, answers):
+            continue
+        later = {edition: continuation(text, begin, answers[edition][0]) for edition, text in texts.items()}
+        if all(len(tokenizer.encode(text)) <= MAX_NEW_TOKENS for text in later.values()):
             yield {
                 "id": f"{fact.place}/{fact.field}",
                 "country": fact.country,
                 "field": fact.field,
                 "prompt": begin,
                 "answers": answers,
-                "continuations": {
-                    edition: continuation(text, begin, answers[edition][0]) for edition, text in texts.items()
-                },
+                "continuations": later,
             }
 
 
