@@ -175,6 +175,8 @@ def test_what_cannot_be_compared_is_told(model, probe, searchable):
     other = tiny_model(num_embeddings=29)
     with pytest.raises(MismatchError, match="the model 'big' must have the same tokenizer"):
         check_reader(model, other, "big")
+    with pytest.raises(MismatchError, match="the model 'big'"):
+        next(comparators(model, probe, which=("in_context",), reader=other, reader_name="big"))
 
 
 @pytest.fixture(scope="module")

@@ -141,6 +141,8 @@ def comparators(
         raise InputError(
             f"There is no comparator {sorted(unknown)[0]!r}. Choose of {', '.join(COMPARATORS)}."
         )
+    if reader is not None:
+        check_reader(model, reader, reader_name)
     if limit is not None and limit < len(held_out.documents):
         held_out, losses = held_out.drawn(limit, seed), None
     k = held_out.num_neighbours if num_neighbours is None else num_neighbours
@@ -163,19 +165,18 @@ def comparators(
 
     found = dict.fromkeys(COMPARATORS)
     if IN_CONTEXT in which:
-        length, reader_off = context_neighbours, None
+        reader_off = None
         nats, read = yield from _in_context(
             reader or model, held_out, rows, context_neighbours, context_continuation
         )
         losses = losses.with_reading(IN_CONTEXT, nats)
         if reader is not None:
-            check_reader(model, reader, reader_name)
             scored = collect(held_out, list(token_losses(reader, held_out, [off()])))
             losses = losses.with_reading(READER, scored.nats[OFF])
             reader_off = gain(losses, READER)
         found[IN_CONTEXT] = InContext(
             compared(losses, IN_CONTEXT, read / len(losses)),
-            length, context_continuation, held_out.window, reader_name, reader_off,
+            context_neighbours, context_continuation, held_out.window, reader_name, reader_off,
         )  # fmt: skip
     if KNN_LM in which and KNN_LM not in skipped:
         store = yield from _knn_store(model, held_out, searchable, knn_budget, seed)
