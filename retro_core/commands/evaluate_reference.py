@@ -62,7 +62,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from retro_core.evaluation.reference import ReferenceLosses, added, reference_losses
 
     for name in ("num_neighbours", "gpus_per_node", "num_nodes"):
-        if (getattr(arguments, name) or 1) < 1:
+        given = getattr(arguments, name)
+        if given is not None and given < 1:
             raise InputError(
                 f"Expected --{name.replace('_', '-')} of 1 or more. Leave it out for the default."
             )
