@@ -55,7 +55,7 @@ def test_every_setting_is_an_option_with_its_default_and_its_bounds(capsys):
     (["score", " "], "The text to score is empty."),
     (["score", "x", "--num-neighbours", "0"], "num_neighbours must be from 1 to 16, got 0."),
     (["train", "--steps", "0"], "steps must be from 1 to 10,000,000, got 0."),
-    (["evaluate", "spec.json"], "Expected NAME=SPEC, got 'spec.json'."),
+    (["evaluate", "spec.json"], "Expected NAME=FILE, got 'spec.json'."),
     (["evaluate", "--run", "absent", "held=spec.json"], "Run 'absent' has no checkpoint"),
     (["export", "absent", "new"], "Run 'absent' has no checkpoint"),
     (["export", "../x", "new"], "cannot be used as a name"),
@@ -88,24 +88,21 @@ def test_from_a_text_to_a_model_and_its_numbers(tmp_path, capsys, tokenizer, emb
     assert "parameters after 2 steps" in capsys.readouterr().out
     assert load_model("tried").card == "# A try"
 
-    out = tmp_path / "evaluation.json"
-    line = ["evaluate", "--model", "tried", f"nile={spec}", "--max-len", "32", "--out", str(out), "--json"]
+    line = ["evaluate", "--model", "tried", f"nile={spec}", "--max-len", "32", "--json"]
     assert main(line) == 0
-    numbers = json.loads(capsys.readouterr().out)
-    assert numbers == json.loads(out.read_text())
-    found = numbers["probes"]["nile"]
+    found = json.loads(capsys.readouterr().out)["probes"]["nile"]
     assert found["documents"] == 4 and found["tokens"] > 100
-    low, high = found["on_minus_off_ci95"]
-    assert low <= found["on"] - found["off"] <= high
+    change, nats = found["differences"]["on-off"], {n: x["nats"] for n, x in found["readings"].items()}
+    assert change["ci95"][0] <= nats["on"] - nats["off"] <= change["ci95"][1]
 
     monkeypatch.setattr("indexing.datastore.open_embedder", lambda name: embedder)
     ons = {}
     for form in ("dense", "bm25", "off"):
         assert main([*line, "--datastore", "nile", "--retriever", form]) == 0
         again = json.loads(capsys.readouterr().out)["probes"]["nile"]
-        assert again["off"] == found["off"] and again["tokens"] == found["tokens"]
-        ons[form] = again["on"]
-    assert len({*ons.values()}) == 3 and ons["off"] == pytest.approx(found["off"])
+        assert again["readings"]["off"] == found["readings"]["off"] and again["tokens"] == found["tokens"]
+        ons[form] = again["readings"]["on"]["nats"]
+    assert len({*ons.values()}) == 3 and ons["off"] == pytest.approx(nats["off"])
     assert main([*line, "--retriever", "bm25"]) == 2
     assert "Name one with --datastore" in capsys.readouterr().err
 

@@ -279,8 +279,8 @@ def _probe(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
     if found:
         drawn.append(
             Paragraph(
-                f"As the reference implementation evaluates (whole documents cut off at max_len, all their "
-                f"tokens, with neighbours): {found['nats']:.4f} nats per token over {found['tokens']:,} tokens."
+                "As the reference implementation evaluates (documents cut off at max_len, with neighbours): "
+                f"{found['nats']:.4f} nats per token over {found['tokens']:,} tokens."
             )
         )
     skipped = [f"{part}: {why}" for part, why in (probe.get("skipped") or {}).items()]
