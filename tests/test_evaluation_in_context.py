@@ -8,14 +8,27 @@ from small_probe import STRIDE, VOCABULARY, WINDOW, probe_of, texts
 from tiny_models import M, tiny_model
 
 from indexing.errors import InputError
+from retro_core.config import FitConfig
 from retro_core.evaluation.in_context import context_losses, contexts
+from retro_core.evaluation.knn_lm import last_states
+from retro_core.retrofit import retrofit
 
 LONGEST = 5 * M
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model()
+def tiny_fitted():
+    """A Llama that has other positions than ours, fitted; its chunks are as long."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 40, "intermediate_size": 28, "num_hidden_layers": 2, "num_attention_heads": 5}
+    base = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **sizes))
+    return retrofit(base, 0, FitConfig(chunk_size=M, cca_layers=[1], start="zero")).eval()
+
+
+@pytest.fixture(scope="module", params=[tiny_model, tiny_fitted])
+def model(request):
+    return request.param()
 
 
 def losses(model, probe, longest=LONGEST, k=1, continuation=True) -> dict[tuple[int, int], float]:
@@ -91,3 +104,12 @@ def test_a_context_too_short_is_told(model):
         InputError, match="A context of 8 tokens does not hold 1 neighbours of 6 tokens and a chunk of 3"
     ):
         losses(model, probe, longest=8)
+
+
+@torch.no_grad()
+def test_keys_of_every_kind_of_model_are_what_its_output_layer_reads(model):
+    head = model.lm_head if hasattr(model, "lm_head") else model.lm.get_output_embeddings()
+    some = texts(3)
+    for text, states in zip(some, last_states(model, some), strict=True):
+        scores = torch.from_numpy(states).to(head.weight.dtype) @ head.weight.T
+        assert torch.allclose(scores, model(torch.from_numpy(text)[None]).logits[0], atol=1e-4)
