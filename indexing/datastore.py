@@ -244,6 +244,14 @@ class Datastore:
                     yield segment.label(number)
             first += segment.num_documents
 
+    def label(self, document: int) -> Label:
+        """What names the document of this number, a deleted one too."""
+        for segment in self.segments:
+            if document < segment.num_documents:
+                return segment.label(document)
+            document -= segment.num_documents
+        raise IndexError(document)
+
     def number_of(self, document_id: str) -> int:
         """The number of the document with this id. Raises InputError if there is none, or no longer."""
         first = 0
