@@ -11,6 +11,10 @@ import gradio as gr
 
 from indexing.errors import RetroError
 
+OUR_FAULT = (
+    "Something went wrong on our side. What you entered is still here; the server's log has the details."
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +50,4 @@ def _show(error: Exception) -> NoReturn:
     if isinstance(error, RetroError):
         raise gr.Error(html.escape(str(error)), duration=20, print_exception=False) from error
     _log.exception("A handler failed", exc_info=error)
-    raise gr.Error(
-        "Something went wrong on our side. What you entered is still here; the server's log has the details.",
-        print_exception=False,
-    ) from error
+    raise gr.Error(OUR_FAULT, print_exception=False) from error

@@ -12,6 +12,10 @@ NOTES_SHOWN = 5  # sentences of each kind on what was left out of a corpus or re
 TRACES_KEPT = 24  # finished traces in memory, for single heads and for saving
 SECONDS_BETWEEN_DRAWINGS = 0.15  # of a running generation
 SEARCH_RESULTS = 5
+DOCUMENTS_A_PAGE = 20  # in the list of a datastore's documents
+TASKS_AT_ONCE = 1  # datastores being made or changed; both cores are busy with one
+TASKS_WAITING = 8
+TASKS_KEPT = 50  # ended ones, for pages that were reloaded meanwhile
 MAX_STOPS = 16  # strings that end a text
 
 

@@ -1,0 +1,143 @@
+"""Long work on datastores that goes on when the page goes away, since a handler ends with its page.
+
+A task is a generator, drained by a thread; what it yields is a value of `StatusLine`, what it returns is the
+task's result. Who has its id, which cannot be guessed, may watch it and cancel it; the page keeps the id in
+the browser and so finds the task again after a reload. After a restart of the server the id leads to nothing:
+what was being made is then on the disk or it is not, and the page says which.
+"""
+
+import logging
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from app import settings
+from app.errors import OUR_FAULT
+from indexing.errors import InputError, RetroError
+
+WAITING, RUNNING, DONE, CANCELLED, FAILED = "waiting", "running", "done", "cancelled", "failed"
+_CANCELLED_LINE = "Cancelled; nothing was changed."
+_PATIENCE = 0.5  # seconds between two looks at a task that says nothing
+
+_log = logging.getLogger(__name__)
+_changed = threading.Condition()
+_tasks: OrderedDict[str, "Task"] = OrderedDict()  # oldest first
+
+Work = Callable[[], Generator[dict[str, Any], None, Any]]
+
+
+@dataclass(eq=False)
+class Task:
+    """kind: which button began it · subject: the datastore's name · line: of progress, for `StatusLine`"""
+
+    id: str
+    kind: str
+    subject: str
+    state: str = WAITING
+    line: dict[str, Any] = field(default_factory=dict)
+    result: Any = None
+    cancel_asked: bool = False
+    changes: int = 0
+
+    @property
+    def active(self) -> bool:
+        return self.state in (WAITING, RUNNING)
+
+
+def start(kind: str, subject: str, work: Work) -> Task:
+    """Begin, or wait in line. Raises InputError if too many wait already."""
+    with _changed:
+        line = sum(task.active for task in _tasks.values())
+        if line >= settings.TASKS_AT_ONCE + settings.TASKS_WAITING:
+            raise InputError(
+                f"The server is busy: {line} datastores are being made or changed, and no more can wait. "
+                "What you entered is kept; try again in a few minutes."
+            )
+        task = Task(secrets.token_urlsafe(16), kind, subject)
+        _tasks[task.id] = task
+        for finished in [task for task in _tasks.values() if not task.active][: -settings.TASKS_KEPT]:
+            del _tasks[finished.id]
+    threading.Thread(target=_run, args=(task, work), daemon=True, name=f"{kind} {subject}").start()
+    return task
+
+
+def find(task_id: Any) -> Task | None:
+    """None if there is no such task, or no longer."""
+    with _changed:
+        return _tasks.get(task_id) if isinstance(task_id, str) else None
+
+
+def cancel(task_id: Any) -> None:
+    """Ask a task to end at its next step. What it was making is then not there, and nothing was changed."""
+    task = find(task_id)
+    if task is not None:
+        with _changed:
+            task.cancel_asked = True
+            _changed.notify_all()
+
+
+def watch(task: Task) -> Iterator[Task]:
+    """The task whenever it has something new to say, at last when it has ended. Closing this leaves it be."""
+    seen = -1
+    while True:
+        with _changed:
+            _changed.wait_for(lambda: task.changes != seen, timeout=_PATIENCE)
+            if task.changes == seen:
+                continue
+            seen, active = task.changes, task.active
+        yield task
+        if not active:
+            return
+
+
+def _run(task: Task, work: Work) -> None:
+    if not _wait_for_a_place(task):
+        return
+    try:
+        with closing(work()) as events:
+            while True:
+                try:
+                    line = next(events)
+                except StopIteration as end:
+                    _say(task, DONE, task.line, end.value)
+                    return
+                if task.cancel_asked:
+                    events.close()  # removes what is unfinished, before anybody is told
+                    _say(task, CANCELLED, {"text": _CANCELLED_LINE})
+                    return
+                _say(task, RUNNING, line)
+    except RetroError as error:
+        _say(task, FAILED, {"text": str(error), "tone": "bad"})
+    except Exception as error:
+        _log.exception("A task failed", exc_info=error)
+        _say(task, FAILED, {"text": OUR_FAULT, "tone": "bad"})
+
+
+def _wait_for_a_place(task: Task) -> bool:
+    """Whether it may begin; it may not if it was cancelled in line."""
+    with _changed:
+        while True:
+            if task.cancel_asked:
+                _say(task, CANCELLED, {"text": _CANCELLED_LINE})
+                return False
+            before = [other for other in _tasks.values() if other.active]
+            place = before.index(task) - settings.TASKS_AT_ONCE + 1
+            if place <= 0:
+                task.state = RUNNING
+                return True
+            words = "next in line" if place == 1 else f"number {place} in line"
+            line = {"text": f"Waiting for other visitors' datastores: {words}.", "tone": "busy"}
+            if line != task.line:
+                _say(task, WAITING, line)
+            _changed.wait()
+
+
+def _say(task: Task, state: str, line: dict[str, Any], result: Any = None) -> None:
+    with _changed:
+        task.state, task.line, task.result = state, line, result
+        task.changes += 1
+        _changed.notify_all()
