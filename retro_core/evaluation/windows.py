@@ -1,4 +1,5 @@
-"""Does retrieval help? Held-out loss with neighbours, without, and with neighbours of something else."""
+"""The short form that training uses: held-out loss of the windows of a data set, On, Off and random, without
+looking into anything but the neighbours that are stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +8,9 @@ import numpy as np
 import torch
 
 from indexing.errors import InputError
-from indexing.neighbours import Retriever
-from indexing.retrievers import look_up_text
-from retro_core.dataset import Batch, RetroDataset, Window
+from retro_core.dataset import Batch, RetroDataset
+from retro_core.evaluation.statistics import Interval, ratio_of_sums
 from retro_core.model import Retro
-
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class Probe:
     on: float
     off: float
     random: float
-    on_minus_off_ci95: tuple[float, float]
-    random_minus_off_ci95: tuple[float, float]
+    on_minus_off_ci95: Interval | None
+    random_minus_off_ci95: Interval | None
 
 
 @torch.inference_mode()
@@ -46,15 +44,11 @@ def window_losses(
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 4,
-    retriever: Retriever | None = None,
 ) -> list[WindowLoss]:
     """Losses of the held-out windows (or `limit` of them, drawn with `seed`), all tokens that have a label.
 
     Tokens of a document's first chunk read nothing and count too: they are part of the text. Random
     neighbours are those of a chunk of another document, so they are real text about something else.
-
-    retriever  looks up what Retro[On] reads, in tokens of the model; by default it reads the neighbours that
-               `data` has
 
     Raises InputError if there is no token to predict.
     """
@@ -69,8 +63,7 @@ def window_losses(
     results: list[WindowLoss] = []
     for start in range(0, len(order), batch_size):
         chosen = [windows[i] for i in order[start : start + batch_size]]
-        looked_up = [_looked_up(data, window, retriever) for window in chosen] if retriever else None
-        batch = data.collate(chosen, looked_up)
+        batch = data.collate(chosen)
         strange = []
         for window in chosen:
             rows = np.flatnonzero(documents != window.document)
@@ -96,12 +89,6 @@ def window_losses(
     return results
 
 
-def _looked_up(data: RetroDataset, window: Window, retriever: Retriever) -> np.ndarray:
-    """(l, k, r): what the retriever finds for a window."""
-    found = look_up_text(retriever, data.tokens(window), data.chunk_size, data.num_neighbours, data.pad_id)
-    return found.tokens
-
-
 def _summed(model: Retro, batch: Batch) -> list[float]:
     read = None if batch.neighbour_ids is None else batch.neighbour_ids.to(model.device)
     out = model(
@@ -116,26 +103,18 @@ def _summed(model: Retro, batch: Batch) -> list[float]:
 
 def probe(losses: Sequence[WindowLoss], seed: int = 0) -> Probe:
     """Means and 95 % intervals, resampling whole documents: windows of one document are not independent."""
-    names = ("tokens", "on", "off", "random")
     documents = sorted({w.document for w in losses})
     place = {document: i for i, document in enumerate(documents)}
-    sums = np.zeros((len(documents), len(names)))
+    sums = {name: np.zeros(len(documents)) for name in ("tokens", "on", "off", "random")}
     for window in losses:
-        sums[place[window.document]] += [getattr(window, name) for name in names]
-    rng = np.random.default_rng(seed)
-    draws = sums[rng.integers(0, len(documents), (RESAMPLES, len(documents)))].sum(axis=1)
-    total = sums.sum(axis=0)
-
-    def interval(column: int) -> tuple[float, float]:
-        low, high = np.percentile((draws[:, column] - draws[:, 2]) / draws[:, 0], [2.5, 97.5])
-        return float(low), float(high)
-
+        for name, values in sums.items():
+            values[place[window.document]] += getattr(window, name)
+    tokens, off = sums["tokens"], sums["off"]
+    means = {name: float(sums[name].sum() / tokens.sum()) for name in ("on", "off", "random")}
     return Probe(
         documents=len(documents),
-        tokens=int(total[0]),
-        on=float(total[1] / total[0]),
-        off=float(total[2] / total[0]),
-        random=float(total[3] / total[0]),
-        on_minus_off_ci95=interval(1),
-        random_minus_off_ci95=interval(3),
+        tokens=int(tokens.sum()),
+        **means,
+        on_minus_off_ci95=ratio_of_sums(sums["on"] - off, tokens, seed).ci95,
+        random_minus_off_ci95=ratio_of_sums(sums["random"] - off, tokens, seed).ci95,
     )
