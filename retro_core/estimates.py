@@ -15,15 +15,13 @@ gradients by hand keep about two thirds of that; what they need in passing makes
 
 Disk: the checkpoints that are kept and the one that is being written, each 12 T, and the log.
 
-Time: the same run on "meta" counts the products of a step. How fast this computer multiplies is found out by
-multiplying, for a quarter of a second, matrices of the size of the model's own. A run that has steps behind
-it is judged by those instead.
+Time: what a step multiplies, counted in the same way, by what this computer multiplies in a second, found out
+by multiplying two matrices of 1,024 rows. A run that has steps behind it is judged by those instead.
 """
 
 import json
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,8 +29,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from indexing import paths
 from indexing.errors import InputError, MismatchError, TrainingError
 from indexing.pipeline.specs import read_data_spec, read_index_spec, tokenizer_folder
 from indexing.tokenizer import Tokenizer
@@ -41,15 +40,17 @@ from retro_core.bases import hollow_base
 from retro_core.checkpoint import hollow_model, model_folder
 from retro_core.config import RetroConfig, TrainConfig, fit_config
 from retro_core.dataset import RetroDataset, TrainingBatches
+from retro_core.devices import check_devices, device_kind
+from retro_core.monitoring import flops_per_place, peak_flops
 from retro_core.presets import resolve_model
-from retro_core.run_folder import CHECKPOINTS_FOLDER, METRICS_FILE, run_folder
+from retro_core.run_folder import CHECKPOINTS_FOLDER, METRICS_FILE, next_version, run_folder
+from retro_core.training_state import KEPT
 
-KEPT_CHECKPOINTS = 3  # the last two and the best
+KEPT_CHECKPOINTS = KEPT + 1  # the newest and the best
 # Resident memory after the imports and a first step of a model of no size; on a GPU, what CUDA takes.
 _PROGRAM = {"cpu": 450_000_000, "cuda": 600_000_000, "mps": 600_000_000}
 _LOGITS_AT_ONCE = 256  # rows, see `functions.cross_entropy_in_pieces`
 _LINE_OF_THE_LOG = 1000  # bytes, with its share of TensorBoard's
-_CALIBRATION = 0.25  # seconds
 # A step of the presets does so much of what products alone would do in its time: measured, 0.6 to 0.9.
 _EFFICIENCY = 0.75
 
@@ -91,8 +92,8 @@ def estimate(config: TrainConfig, with_time: bool = True) -> Estimate:
     plan = _Plan.of(config)
     parameters = sum(p.numel() for p in plan.model.parameters())
     trained = sum(p.numel() for p in plan.model.parameters() if p.requires_grad)
-    step, products = plan.step()
-    kind = device(config)
+    step = plan.step_bytes()
+    kind = device_kind(config)
     piece = 2 * 4 * _LOGITS_AT_ONCE * plan.model_config.num_embeddings
     processes = max(1, config.gpus_per_node)
     memory = 4 * parameters + 12 * trained + step + piece + _PROGRAM[kind]
@@ -100,7 +101,7 @@ def estimate(config: TrainConfig, with_time: bool = True) -> Estimate:
         memory *= processes  # they share it
     elif config.strategy == "fsdp":
         memory -= (4 * parameters + 12 * trained) * (processes - 1) // processes
-    folder = run_folder(config.run, config.experiment_dir)
+    folder = _folder(config)
     return Estimate(
         parameters=parameters,
         trained=trained,
@@ -110,18 +111,9 @@ def estimate(config: TrainConfig, with_time: bool = True) -> Estimate:
         free_memory_bytes=_free_memory(kind),
         disk_bytes=_disk_bytes(config, trained, folder),
         free_disk_bytes=shutil.disk_usage(_existing(folder)).free,
-        seconds=_seconds(config, plan, products, kind, folder) if with_time else None,
+        seconds=_seconds(config, plan, kind, folder) if with_time else None,
         warnings=tuple(plan.warnings()),
     )
-
-
-def device(config: TrainConfig) -> str:
-    """Where the run of these settings trains: cpu, cuda or mps."""
-    if config.device != "auto":
-        return config.device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def in_words(seconds: float | None) -> str:
@@ -161,7 +153,7 @@ def check_fits(config: TrainConfig, found: Estimate) -> None:
             f"of {config.max_len} tokens. {bytes_in_words(free)} are free. {advice}"
         )
     if found.disk_bytes > found.free_disk_bytes:
-        folder = run_folder(config.run, config.experiment_dir)
+        folder = _folder(config)
         raise TrainingError(
             f"Run {config.run!r} needs about {bytes_in_words(found.disk_bytes)} in {folder.parent}, for "
             f"{KEPT_CHECKPOINTS} checkpoints and one being written, of {bytes_in_words(12 * found.trained)} "
@@ -223,6 +215,12 @@ def _disk_bytes(config: TrainConfig, trained: int, folder: Path) -> int:
     return max(0, 12 * trained * checkpoints - there) + _LINE_OF_THE_LOG * lines
 
 
+def _folder(config: TrainConfig) -> Path:
+    if config.experiment_dir and not config.run:
+        return Path(config.experiment_dir) / next_version(Path(config.experiment_dir))
+    return run_folder(paths.check_name(config.run), config.experiment_dir)
+
+
 def _existing(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
 
@@ -230,7 +228,7 @@ def _existing(folder: Path) -> Path:
 # ------------------------------------------------------------------------------------------------ time
 
 
-def _seconds(config: TrainConfig, plan: "_Plan", products: int, kind: str, folder: Path) -> float | None:
+def _seconds(config: TrainConfig, plan: "_Plan", kind: str, folder: Path) -> float | None:
     """From here to the last step; on an accelerator only from steps that were done."""
     step, rate = _done(folder / METRICS_FILE)
     left = max(0, config.steps - step)
@@ -238,13 +236,16 @@ def _seconds(config: TrainConfig, plan: "_Plan", products: int, kind: str, folde
         return left / rate
     if kind != "cpu":
         return None
-    per_step = products * config.accumulate_grad_batches
-    if plan.held_out is not None:  # On, Off and random, and a way forward is a third of a step
+    ids, read = plan.batch(1)
+    forward = flops_per_place(plan.model, (ids, ids, read), ids.device) * ids.numel()  # of one window
+    frozen = isinstance(plan.model, retrofit.FittedRetro) and not plan.model.fit.unfreeze
+    flops = (2 if frozen else 3) * forward * config.batch_size * config.accumulate_grad_batches
+    if plan.held_out is not None:  # On, Off and random
         windows = min(config.evaluate_windows, len(plan.held_out.windows))
-        per_step += products * windows / config.batch_size / config.evaluate_every
+        flops += 3 * forward * windows / config.evaluate_every
     threads = min(config.threads or torch.get_num_threads(), torch.get_num_threads())
-    speed = _products_a_second(plan.model_config) * threads / torch.get_num_threads()
-    return left * per_step / (_EFFICIENCY * speed)
+    speed = peak_flops(torch.device("cpu"), config.precision) * threads
+    return left * flops / (_EFFICIENCY * speed / torch.get_num_threads())
 
 
 def _done(metrics: Path) -> tuple[int, float | None]:
@@ -257,18 +258,6 @@ def _done(metrics: Path) -> tuple[int, float | None]:
                 step = max(step, int(event["step"]))
                 rate = float(event["tokens_per_second"]) / (int(event["tokens"]) / int(event["step"]))
     return step, rate or None
-
-
-def _products_a_second(sizes: RetroConfig) -> float:
-    """Multiplications and additions a second, of matrices like the decoder's."""
-    rows, width, inner = 1024, sizes.dec_hidden_dim, sizes.dec_ffn_dim
-    one, other, out = torch.ones(rows, width), torch.ones(width, inner), torch.empty(rows, inner)
-    torch.mm(one, other, out=out)  # the first is slower
-    count, began = 0, time.perf_counter()
-    while time.perf_counter() - began < _CALIBRATION:
-        torch.mm(one, other, out=out)
-        count += 1
-    return 2 * rows * width * inner * count / (time.perf_counter() - began)
 
 
 # ------------------------------------------------------------------------------------------------ plan
@@ -286,7 +275,8 @@ class _Plan:
 
     @classmethod
     def of(cls, config: TrainConfig) -> "_Plan":
-        run_folder(config.run, config.experiment_dir)  # a name that cannot be one
+        _folder(config)  # a name that cannot be one
+        check_devices(config)
         if config.base:
             base = hollow_base(config.base)
             tokenizer, fit = base.tokenizer, fit_config(config)
@@ -314,32 +304,30 @@ class _Plan:
             model = hollow_model(model_config)
         return cls(config, model_config, model.train(), data, held_out)
 
-    def step(self) -> tuple[int, int]:
-        """(bytes that a step keeps for its way back, multiplications and additions of the step), of one
-        process; the batch is of full windows."""
-        from torch.utils.flop_counter import FlopCounterMode
-
+    def batch(self, windows: int) -> tuple[Tensor, Tensor]:
+        """(ids, neighbour_ids) of so many full windows, without values."""
         m, k = self.model_config.chunk_size, self.data.num_neighbours
         chunks = max(window.stop - window.start for window in self.data.windows)
-        batch = math.ceil(self.config.batch_size / max(1, self.config.gpus_per_node * self.config.num_nodes))
         with torch.device("meta"):
-            ids = torch.zeros(batch, chunks * m, dtype=torch.int64)
-            read = torch.zeros(batch, chunks, k, m * (1 + self.data.num_continuations), dtype=torch.int64)
-        kept: dict[int, torch.Tensor] = {}
+            ids = torch.zeros(windows, chunks * m, dtype=torch.int64)
+            return ids, torch.zeros(
+                windows, chunks, k, m * (1 + self.data.num_continuations), dtype=torch.int64
+            )
 
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def step_bytes(self) -> int:
+        """What one process keeps of a step's way forward for its way back."""
+        processes = max(1, self.config.gpus_per_node) * self.config.num_nodes
+        ids, read = self.batch(math.ceil(self.config.batch_size / processes))
+        kept: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
             kept[tensor.untyped_storage()._cdata] = tensor  # one storage may be saved as several tensors
             return tensor
 
-        with FlopCounterMode(display=False) as counter:
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                loss = self.model(ids, read, ids, logits_to_keep=None).loss
-            own = {p.untyped_storage()._cdata for p in self.model.parameters()}
-            size = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
-            kept.clear()
-            loss.backward()
-        self.model.zero_grad(set_to_none=True)
-        return size, counter.get_total_flops()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            self.model(ids, read, ids, logits_to_keep=None)
+        own = {p.untyped_storage()._cdata for p in self.model.parameters()}
+        return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
 
     def warnings(self) -> Iterator[str]:
         if self.held_out is None:

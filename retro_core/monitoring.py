@@ -39,6 +39,13 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Warned:
+    """One sentence about something that is allowed and seldom meant."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class FellBack:
     """The newest checkpoint cannot be used, `reason` says why; the run goes on from that of `step`, 0 for
     the beginning."""
@@ -108,7 +115,7 @@ class Stopped:
     step: int
 
 
-TrainEvent = Started | FellBack | StepDone | Evaluated | Sampled | Saved | Stopped
+TrainEvent = Warned | Started | FellBack | StepDone | Evaluated | Sampled | Saved | Stopped
 _SCALARS = {
     "loss": "train/loss", "learning_rate": "train/learning_rate", "gradient_norm": "train/gradient_norm",
     "tokens": "train/tokens", "tokens_per_second": "speed/tokens_per_second", "mfu": "speed/mfu",

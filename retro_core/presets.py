@@ -145,6 +145,4 @@ def located(config: TrainConfig) -> TrainConfig:
         changes["tokenizer"] = whole(config.tokenizer)
     if config.base and is_path(config.base):
         changes["base"] = whole(config.base)
-    if "/" in config.run and not config.experiment_dir:
-        changes["run"] = whole(config.run)
     return dataclasses.replace(config, **changes)

@@ -27,7 +27,7 @@ from indexing import files
 from indexing.errors import CheckpointError, ConfigError, InputError, RetroError, TrainingError
 from indexing.files import write_json
 from indexing.tokenizer import Tokenizer
-from retro_core import retrofit, run_folder, training_state
+from retro_core import estimates, retrofit, run_folder, training_state
 from retro_core.bases import Base, base_folder, load_base
 from retro_core.checkpoint import model_folder
 from retro_core.config import RetroConfig, TrainConfig, fit_config, from_dict, read_object
@@ -47,6 +47,7 @@ from retro_core.monitoring import (
     StepDone,
     Stopped,
     TrainEvent,
+    Warned,
     flops_per_place,
     peak_flops,
     sample,
@@ -99,12 +100,12 @@ def train(
 
     command  what started this, to be noted in the run's folder
 
-    Raises ConfigError, InputError or CheckpointError before the first step if something does not fit;
-    TrainingError as soon as loss or gradient are no number, if something cannot be saved, and if another
-    process is at this run.
+    Raises what `estimates.check` does before any weights are made; TrainingError as soon as loss or gradient
+    are no number, if something cannot be saved, and if another process is at this run.
     """
     config = located(config)
     try:
+        found = estimates.check(config)
         prepared = _prepare(config)
         keep_memory()
         if config.threads:
@@ -129,6 +130,8 @@ def train(
             if command:
                 run_folder.write_command(folder, command)
         fabric.barrier()
+        if fabric.is_global_zero:
+            yield from map(Warned, found.warnings)
         for event in _train(prepared, folder, fabric, heartbeat, should_stop):
             if fabric.is_global_zero or isinstance(event, Stopped):  # the others would say the same
                 yield event

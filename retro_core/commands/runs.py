@@ -24,6 +24,7 @@ def add(commands: Any) -> None:
     )
     command.set_defaults(execute=_estimate)
     add_settings(command, TrainConfig)
+    command.set_defaults(run=None)
     _json(command)
 
     command = commands.add_parser(
@@ -42,6 +43,7 @@ def add(commands: Any) -> None:
     part = parts.add_parser("start", help="train in a process that lives on when this one ends")
     part.set_defaults(execute=_start)
     add_settings(part, TrainConfig)
+    part.set_defaults(run=None)
     part.add_argument("--follow", action="store_true", help="show the log; Ctrl-C ends only the showing")
     _json(part)
 
@@ -85,7 +87,7 @@ def _json(parser: argparse.ArgumentParser) -> None:
 def _estimate(arguments: argparse.Namespace) -> None:
     from retro_core.estimates import bytes_in_words, check_fits, estimate, in_words
 
-    config = read_settings(arguments, TrainConfig)
+    config = _settings(arguments)
     found = estimate(config)
     if arguments.json:
         print_json({**dataclasses.asdict(found), "duration": in_words(found.seconds)})
@@ -100,6 +102,13 @@ def _estimate(arguments: argparse.Namespace) -> None:
         for sentence in found.warnings:
             print(f"warning: {sentence}", file=sys.stderr)
     check_fits(config, found)
+
+
+def _settings(arguments: argparse.Namespace) -> TrainConfig:
+    config = read_settings(arguments, TrainConfig)
+    if config.experiment_dir and arguments.run is None:
+        return dataclasses.replace(config, run="")  # the next version_N, as with `train`
+    return config
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -125,7 +134,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _start(arguments: argparse.Namespace) -> int:
-    return _begun(runs.start(read_settings(arguments, TrainConfig)), arguments)
+    return _begun(runs.start(_settings(arguments)), arguments)
 
 
 def _resume(arguments: argparse.Namespace) -> int:

@@ -93,7 +93,7 @@ def _stopping_on_signals() -> Iterator[list[int]]:
 
 
 def _line(event: "TrainEvent") -> str:
-    from retro_core.monitoring import Evaluated, FellBack, Sampled, Saved, Started, StepDone
+    from retro_core.monitoring import Evaluated, FellBack, Sampled, Saved, Started, StepDone, Warned
 
     match event:
         case Started():
@@ -102,6 +102,8 @@ def _line(event: "TrainEvent") -> str:
                 f"step {event.step:>7,}  of {event.steps:,} in {event.folder}: "
                 f"{event.parameters:,} parameters{shared}"
             )
+        case Warned():
+            return f"warning: {event.message}"
         case FellBack():
             since = f"step {event.step:,}" if event.step else "the beginning"
             return f"going on from {since}, because the newest checkpoint cannot be used: {event.reason}"
