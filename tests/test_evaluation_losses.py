@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import SENTENCES
 from fakes import HashingEmbedder
+from other_tokenizers import bytes_for_the_unknown, unigram, word_piece
 from tiny_models import M, tiny_config, tiny_model
 
 from indexing.build import build
@@ -16,6 +17,7 @@ from indexing.errors import InputError
 from indexing.neighbours import Neighbours
 from indexing.precompute import precompute_neighbours
 from indexing.retrievers import open_retriever
+from indexing.tokenizer import Tokenizer
 from retro_core.evaluation import readings
 from retro_core.evaluation.held_out import (
     HeldOut,
@@ -234,3 +236,13 @@ def test_what_cannot_be_asked(held_out, model, tokenizer):
     assert not losses.num_bytes.any()
     with pytest.raises(InputError, match="must have one number for each of 7 tokens, got shape .3."):
         losses.with_reading("mine", np.zeros(3))
+
+
+@pytest.mark.parametrize("kind", [unigram, word_piece, bytes_for_the_unknown])
+def test_bytes_of_other_tokenizers_are_those_of_their_text(kind):
+    tokenizer = Tokenizer(kind([*SENTENCES, "a bee"]), "other")
+    for text in (*SENTENCES, "東京 🦔 bees"):
+        ids = [*tokenizer.encode(text).tolist(), tokenizer.end_id]
+        counts = tokenizer.byte_counts(ids)
+        assert len(counts) == len(ids) and counts.sum() == len(tokenizer.decode(ids).encode())
+        assert counts[-1] == 0

@@ -12,7 +12,7 @@ fewer      the first k of a reading
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from retro_core.evaluation.held_out import HeldOut, Searched, retrieved
 from retro_core.evaluation.losses import Reading, Source
 from retro_core.evaluation.oracle import SharedTokens
 
-_REMEMBERED = 16  # documents whose neighbours are kept: the windows of one document are read one by one
+_REMEMBERED = 16  # documents whose changed neighbours are kept
 
 
 def on(held_out: HeldOut, num_neighbours: int | None = None) -> Reading:
@@ -76,9 +76,10 @@ def oracle(held_out: HeldOut, num_neighbours: int) -> Reading:
     def source(document: int) -> np.ndarray:
         chunks = held_out.chunks(document)
         later = np.concatenate([chunks[1:], np.full_like(chunks[:1], held_out.pad_id)])
-        return by_tokens.retrieve(later, num_neighbours, held_out.documents[document].own).tokens
+        found = by_tokens.retrieve(later, num_neighbours, held_out.documents[document].own)
+        return found.tokens.astype(np.int32)
 
-    return Reading("oracle", _remembered(source), num_neighbours)
+    return Reading("oracle", cache(source), num_neighbours)
 
 
 def shuffled(held_out: HeldOut, reading: Reading, seed: int = 0) -> Reading:
@@ -116,9 +117,10 @@ def _by(held_out: HeldOut, name: str, num_neighbours: int, ranker: Callable[[Sea
     def source(document: int) -> np.ndarray:
         own = held_out.documents[document].own
         chunks = held_out.chunks(document)
-        return retrieved(retriever, chunks, num_neighbours, held_out.pad_id, own).tokens
+        return retrieved(retriever, chunks, num_neighbours, held_out.pad_id, own).tokens.astype(np.int32)
 
-    return Reading(name, _remembered(source), num_neighbours)
+    # Kept for all documents, in 32 bits: a document's shorter last window comes long after the others.
+    return Reading(name, cache(source), num_neighbours)
 
 
 def _searched(held_out: HeldOut, reading: str) -> Searched:
