@@ -136,6 +136,15 @@ def own_rows(batch: Batch, rank: int, processes: int) -> tuple[Tensor, Tensor, T
     return batch.input_ids[rows], batch.labels[rows], batch.neighbour_ids[rows], counted
 
 
+def share_again(model: nn.Module) -> None:
+    """With fsdp: put away the whole weights that a forward pass without a backward one, an evaluation, left
+    in the place of the shares, which are what the optimiser knows."""
+    for module in model.modules():
+        reshard = getattr(module, "reshard", None)
+        if reshard is not None:
+            reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, on the processor, also where each process has only a share; all of them must ask."""
     full = getattr(tensor, "full_tensor", None)  # of a DTensor

@@ -153,9 +153,13 @@ def _train(
         _check_same_data(state, prepared, source)
         training_state.put_weights(module, state, source)
     model = fabric.setup_module(module)  # with fsdp the weights are now shared out
-    groups = parameter_groups(module, config)
-    optimizer = fabric.setup_optimizers(torch.optim.AdamW(groups, lr=config.learning_rate, fused=True))
-    adam, precision = optimizer.optimizer, fabric.strategy.precision
+    adam = torch.optim.AdamW(
+        parameter_groups(module, config),
+        lr=config.learning_rate,
+        fused=config.precision
+        != "fp16",  # the fused one would take scaled gradients, before they are clipped
+    )
+    optimizer, precision = fabric.setup_optimizers(adam), fabric.strategy.precision
     step = tokens = overflows = 0
     best = math.inf
     if state is not None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from indexing import files
 from indexing.errors import CheckpointError, TrainingError
-from retro_core.devices import whole
+from retro_core.devices import share_again, whole
 from retro_core.retrofit import FittedRetro
 from retro_core.run_folder import (
     MODEL_FILE,
@@ -69,6 +69,7 @@ def collect(
     model: nn.Module, optimizer: torch.optim.Optimizer | None, scaler: dict[str, Any]
 ) -> TrainingState:
     """The state of a model and its AdamW, on the processor; with several processes all of them must ask."""
+    share_again(model)
     weights = {name: whole(parameter) for name, parameter in trained(model).items()}
     moments = {
         name: {key: whole(value) for key, value in optimizer.state[parameter].items()}

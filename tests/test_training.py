@@ -2,22 +2,17 @@
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from training_set import M, checkpoint, config, lines, make_training_set, same
 
 from indexing import paths
-from indexing.chunks import ChunkStore
 from indexing.errors import CheckpointError, ConfigError, InputError, TrainingError
 from indexing.tokenizer import Tokenizer
-from retro_core import training, training_state
+from retro_core import training
 from retro_core.config import RetroConfig, TrainConfig
 from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.evaluation import probe, window_losses
@@ -28,86 +23,10 @@ from retro_core.run_folder import METRICS_FILE, SAMPLES_FILE, checkpoints, read_
 from retro_core.schedule import copy_share, learning_rate
 from retro_core.training import load_run, parameter_groups
 
-M = 8
-
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory, tokenizer) -> dict[str, str]:
-    """A training set and held-out documents of random tokens, which nobody can guess, and a tiny model.
-
-    Each document is there twice; of a chunk's two neighbours one is itself in the other copy, and so goes on
-    with what comes next, and one is any chunk.
-    """
-    folder = tmp_path_factory.mktemp("material")
-    chance = np.random.default_rng(0)
-    for name, count in (("data", 600), ("held-out", 9)):
-        lengths = chance.integers(2 * M, 5 * M, count)
-        documents = [(chance.integers(2, tokenizer.vocab_size, n), np.arange(n)) for n in lengths]
-        store = ChunkStore.from_tokens(documents, tokenizer, M)
-        (folder / name).mkdir()
-        store.save(folder / name)
-        own = np.arange(len(store))
-        np.save(folder / name / "neighbours.npy", np.stack([own, chance.permutation(own)], axis=1))
-        shard = {"chunks": "chunks.npy", "chunk2seq": "chunk2seq.npy", "seq2chunk": "seq2chunk.npy"}
-        asking = {
-            "shards": [{**shard, "neighbours": "neighbours.npy"}],
-            "neighbours": {"index_spec": "i.json"},
-        }
-        (folder / name / "i.json").write_text(json.dumps([shard]))
-        (folder / name / "data.spec.json").write_text(json.dumps(asking))
-    tokenizer.save(folder)
-    sizes = {
-        "mode": "paper", "num_embeddings": tokenizer.vocab_size, "chunk_size": M, "dropout_p": 0.1,
-        "tie_embeddings": True, "enc_share_decoder_embs": True, "enc_num_layers": 1, "enc_ca_layers": [0],
-        "dec_num_layers": 2, "dec_cca_layers": [1], "dec_sa_pos_bias_num_buckets": 64,
-    }  # fmt: skip
-    for part in ("enc", "dec"):
-        sizes |= {
-            f"{part}_hidden_dim": 48,
-            f"{part}_ffn_dim": 32,
-            f"{part}_num_heads": 2,
-            f"{part}_qkv_dim": 48,
-        }
-    (folder / "model.json").write_text(json.dumps(sizes))
-    return {
-        "data_spec": str(folder / "data" / "data.spec.json"),
-        "validation": str(folder / "held-out" / "data.spec.json"),
-        "tokenizer": str(folder),
-        "model": str(folder / "model.json"),
-    }
-
-
-def config(material: dict[str, str], **changes) -> TrainConfig:
-    settings = {
-        **material, "run": "try", "steps": 7, "batch_size": 2, "max_len": 4 * M, "warmup": 2, "log_every": 1,
-        "evaluate_every": 3, "evaluate_windows": 4, "save_every": 2, "copy_share": 0.5, "copy_steps": 5,
-        "threads": 1,
-    }  # fmt: skip
-    return TrainConfig(**{**settings, **changes})
-
-
-def checkpoint(run: str) -> dict:
-    """Weights, moments and place of the newest checkpoint."""
-    return vars(training_state.load(checkpoints(paths.runs_dir() / run)[-1]))
-
-
-def same(one, other) -> bool:
-    """Equal to the last bit, tensors and all."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
-
-
-def lines(run: str) -> list[dict]:
-    """The log without what differs between runs: times."""
-    text = (paths.runs_dir() / run / METRICS_FILE).read_text()
-    found = [json.loads(line) for line in text.splitlines()]
-    timed = ("time", "tokens_per_second", "mfu", "seconds_left")
-    return [{k: v for k, v in line.items() if k not in timed} for line in found]
+    return make_training_set(tmp_path_factory.mktemp("material"), tokenizer)
 
 
 def test_events_and_log_say_what_happened(material):
@@ -182,33 +101,6 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(material, stop_at):
     list(training.train(config(material, run="parts")))
     assert same(checkpoint("whole"), checkpoint("parts"))
     assert lines("whole") == lines("parts"), "no step is logged twice"
-
-
-@pytest.mark.slow
-def test_a_run_that_was_killed_ends_with_the_same_bits(material, retro_home):
-    list(training.train(config(material, run="whole", steps=240)))
-    arguments = [
-        f"--{name.replace('_', '-')}={value}"
-        for name, value in config(material, run="killed", steps=240).to_dict().items()
-        if not isinstance(value, bool)
-    ]
-    command = [sys.executable, "-m", "retro_core", "train", *arguments]
-    environment = {**os.environ, "RETRO_HOME": str(retro_home)}
-    kills = 0
-    for chance in np.random.default_rng(int(time.time())).random(3):
-        process = subprocess.Popen(
-            command, cwd=Path(__file__).parent.parent, env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(int(chance * 40)):
-            if not process.stderr.readline():
-                break
-        time.sleep(chance * 0.05)
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-    assert kills, "the run was over before it could be killed"
-    list(training.train(config(material, run="killed", steps=240)))
-    assert same(checkpoint("whole"), checkpoint("killed"))
-    assert lines("whole") == lines("killed")
 
 
 def test_a_log_line_that_was_cut_off_is_written_anew(material):
