@@ -7,7 +7,7 @@ train, factbook, bible, techdocs and wiki (probes that are not there are left ou
 part, so a killed run goes on when it is started again; another seed goes into another folder there. It takes
 about 40 minutes on two cores, with --quick 8; --documents and --steps change that.
 
-Evaluated is the model, with `retro_core.evaluation.measure`; OUT/seed-N/evaluation/report.html shows all of it.
+Evaluated is the model, with `retro_core.evaluation.measure`; OUT/seed-N/evaluation/report.html shows all.
 Trained are, for the two questions about RETRO-fitting, a plain language model, a RETRO-fit of it, and a RETRO
 from scratch with as many operations as these two together; all of them small and far from done. A table says
 which marks were met; the last line is JSON.
@@ -153,8 +153,7 @@ def measured(
         held_out = HeldOut.from_spec(
             name, spec, subject.model.config, subject.tokenizer, num_neighbours=K, window=config.max_len
         )
-        pad = subject.tokenizer.pad_id
-        open_it = lambda spec=spec, pad=pad: Searchable.of_spec(spec, pad, subject.tokenizer)  # noqa: E731
+        open_it = lambda spec=spec: Searchable.of_spec(spec, subject.tokenizer)  # noqa: E731
         probes.append(Asked(held_out, open_it, None, {"spec": sha256(spec)}))
     events = measure(subject, probes, config, parts=parts, names=names, folder=folder)
     result: dict[str, Any] = {}

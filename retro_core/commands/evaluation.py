@@ -212,7 +212,7 @@ def _asked(
         searchable = lambda: Searchable.of_datastore(datastore, tokenizer, sizes.chunk_size)  # noqa: E731
         made_from["datastore"] = stored(datastore).fingerprint
     elif not live and _has_embeddings(spec):
-        searchable = lambda: Searchable.of_spec(spec, tokenizer.pad_id, tokenizer)  # noqa: E731
+        searchable = lambda: Searchable.of_spec(spec, tokenizer)  # noqa: E731
     made_from["retriever"] = [
         arguments.retriever, sorted(arguments.only), sorted(arguments.exclude), arguments.leakage,
     ]  # fmt: skip

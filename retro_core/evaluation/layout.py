@@ -92,7 +92,9 @@ def _markdown(part: Part, figures: str) -> str:
         case Items():
             return "\n".join(f"- {_words(text)}" for text in part.texts)
         case Command():
-            return "\n".join(f"    {plain(line, 10_000)}" for line in part.text.splitlines())
+            lines = "\n".join(plain(line, 10_000) for line in part.text.splitlines())
+            fence = "`" * (3 + max(map(len, re.findall("`+", lines)), default=0))
+            return f"{fence}\n{lines}\n{fence}"
         case Table():
             rule = ["---:" if right else "---" for right in _on_the_right(part)]
             rows = [map(_words, part.columns), rule, *([_words(_cell(c)) for c in row] for row in part.rows)]
