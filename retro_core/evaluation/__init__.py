@@ -1,14 +1,15 @@
 """Does retrieval help, and by how much? Held-out documents scored in many readings, with intervals.
 
 held_out     documents, windows, and what they may read
-readings     ways to read: on, off, random, shuffled, bm25, N-only, F-only, oracle, fewer neighbours
+readings     ways to read: on, off, random, shuffled, bm25, N-only, F-only, fewer neighbours; oracle
 losses       nats of every scored token in each reading
 statistics   bootstrap over documents, correlations, bins
-searching    what held-out documents look into, open to be searched again
-sweeps       k, size of the datastore, nprobe: the same tokens with one thing changed
-comparators  in_context, knn_lm, copying: what else the same datastore could do; mixing chooses their weights
-gains        what a point of a sweep and a comparator come to
+summary      bits per byte, perplexity, differences, the table of documents
+leakage      bits per byte against what could be copied · relations  the gain against what was read
+reference    the reference implementation's own number
 windows      the short form that training uses
+sweeps, comparators (in_context, knn_lm, copying), questions, swap    what else is measured
+measure      all of it as one result · report  the result as pages
 """
 
 from retro_core.evaluation.windows import Probe, WindowLoss, probe, window_losses

@@ -83,11 +83,11 @@ def leakage(
     if missing or not losses.num_bytes.any():
         what = f"no reading {missing[0]!r}" if missing else "no byte counts"
         raise InputError(f"The losses of {losses.name!r} have {what}. Score them again, with a tokenizer.")
-    known = chunk_overlaps(held_out, losses.documents.tolist(), num_neighbours)
-    shared = np.empty(len(losses))
-    for document, of_chunks in known.items():
-        here = losses.document == document
-        shared[here] = of_chunks[losses.chunk[here]]
+    documents = losses.documents
+    known = list(chunk_overlaps(held_out, documents.tolist(), num_neighbours).values())
+    starts = np.cumsum([0, *map(len, known)])
+    place = starts[np.searchsorted(documents, losses.document)]
+    shared = np.concatenate(known)[place + losses.chunk]
     return leakage_curve(losses, shared, alphas, names, held_out.most_neighbours(num_neighbours), seed)
 
 

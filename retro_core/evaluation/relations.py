@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexing.errors import InputError
-from indexing.neighbours import overlap
+from indexing.neighbours import Neighbours, overlap
 from retro_core.evaluation.held_out import HeldOut
 from retro_core.evaluation.losses import TokenLosses
 from retro_core.evaluation.statistics import Bin, Interval, binned, interval, pearson, spearman
@@ -71,27 +71,16 @@ def chunk_gains(losses: TokenLosses, held_out: HeldOut, num_neighbours: int | No
     gains = np.bincount(place, losses.nats["off"] - losses.nats["on"])
     counts = np.bincount(place)
     found = []
-    read = chunks = None
-    document = -1
+    document, properties = -1, {}
     for row, start in enumerate(first.tolist()):
         chunk = int(losses.chunk[start])
         if (int(losses.document[start]), chunk) in alone:
             continue
         if losses.document[start] != document:
             document = int(losses.document[start])
-            read, chunks = held_out.neighbours(document, k), held_out.chunks(document)
-        asked = read.chunks(chunk - 1, chunk)
-        found.append(
-            ChunkGain(
-                document=document,
-                chunk=chunk,
-                tokens=int(counts[row]),
-                gain=float(gains[row]),
-                overlap=float(overlap(chunks[chunk], asked.tokens[0], held_out.pad_id)),
-                jaccard=jaccard(chunks[chunk], asked.tokens, held_out.pad_id),
-                distance=float(asked.distances.min(initial=np.inf)),
-            )
-        )
+            properties = _properties(held_out.chunks(document), held_out.neighbours(document, k))
+        mine = {name: float(values[chunk - 1]) for name, values in properties.items()}
+        found.append(ChunkGain(document, chunk, int(counts[row]), float(gains[row]), **mine))
     return found
 
 
@@ -116,6 +105,17 @@ def jaccard(tokens: np.ndarray, others: np.ndarray, pad_id: int) -> float:
     mine = set(np.ravel(tokens).tolist()) - {pad_id}
     theirs = set(np.ravel(others).tolist()) - {pad_id}
     return len(mine & theirs) / max(1, len(mine | theirs))
+
+
+def _properties(chunks: np.ndarray, asked: Neighbours) -> dict[str, np.ndarray]:
+    """chunks (l, m) of a document and what each asked for -> of all but the first, with what the chunk before
+    it read: name -> (l - 1,)"""
+    predicted, read, pad = chunks[1:], asked.tokens[:-1], asked.pad_id
+    return {
+        "overlap": overlap(predicted, read, pad),
+        "jaccard": np.array([jaccard(*pair, pad) for pair in zip(predicted, read, strict=True)]),
+        "distance": asked.distances[:-1].min(axis=-1, initial=np.inf),
+    }
 
 
 def _relation(chunks: Sequence[ChunkGain], x: np.ndarray, edges: Sequence[float], seed: int) -> Relation:
