@@ -21,14 +21,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from assets.models.fact_cards import make_cards, write_cards
+from assets.datastores.make_editions import EDITIONS
+from assets.evaluation.make_fact_swap import HELD_OUT
+from assets.models.fact_cards import Card, cut_cards, passage_cards, write_cards
 from indexing import paths
 from indexing.build import build
 from indexing.corpus import Document
 from indexing.datastore import Datastore
 from indexing.embedder import Embedder, open_embedder
 from indexing.files import write_json
-from indexing.precompute import DATA_SPEC, precompute_neighbours
+from indexing.manifest import SEGMENTS_FOLDER
+from indexing.precompute import DATA_SPEC, INDEX_SPEC, precompute_neighbours
 from indexing.tokenizer import Tokenizer, train_byte_level_bpe
 
 Row = dict[str, Any]
@@ -92,19 +95,41 @@ def main(argv: list[str]) -> int:
 def add_cards(
     shards: Path, everything: list[str], spec: Path, tokenizer: Tokenizer, embedder: Embedder
 ) -> None:
-    """Add shards of fact cards, cut from the training countries of both editions, to the training set."""
-    first, described = 0, json.loads(spec.read_text(encoding="utf-8"))
-    for name in everything:
-        edition = Datastore.open(shards / name, tokenizer=tokenizer, embedder=embedder)
-        if name in CARDS:
-            folder = shards / f"{name}-cards"
-            cards = list(make_cards(edition.documents, tokenizer, CARDS[name], edition.chunks.chunk_size))
-            print(f"{name}: {write_cards(folder, cards, edition, first):,} fact cards", file=sys.stderr)
+    """Add shards of fact cards to the training set: cut from the training countries of both editions, and
+    from the passages about them in the two small datastores, which join the index for that."""
+    described = json.loads(spec.read_text(encoding="utf-8"))
+    index = spec.parent / INDEX_SPEC
+    indexed = json.loads(index.read_text(encoding="utf-8"))
+    first = 0
+    for folder in [
+        *(shards / name for name in everything),
+        *(paths.datastore_dir(name) for name in EDITIONS),
+    ]:
+        edition = Datastore.open(folder, tokenizer=tokenizer, embedder=embedder)
+        cards: list[Card] = []
+        if folder.name in EDITIONS:
+            cards = passage_cards(edition, is_held_out)
+            (segment,) = (folder / SEGMENTS_FOLDER).iterdir()
+            kinds = ("chunks", "seq2chunk", "chunk2seq", "embeddings")
+            indexed.append({kind: os.path.relpath(segment / f"{kind}.npy", index.parent) for kind in kinds})
+        elif folder.name in CARDS:
+            cards = cut_cards(edition, CARDS[folder.name])
+        if cards:
+            print(f"{folder.name}: {len(cards):,} fact cards", file=sys.stderr)
+            target = shards / f"{folder.name}-cards"
+            write_cards(target, cards, edition, first)
             kinds = ("chunks", "seq2chunk", "chunk2seq", "neighbours")
-            files = {kind: os.path.relpath(folder / f"{kind}.npy", spec.parent) for kind in kinds}
+            files = {kind: os.path.relpath(target / f"{kind}.npy", spec.parent) for kind in kinds}
             described["shards"].append(files)
         first += len(edition.chunks)
+    write_json(index, indexed)
     write_json(spec, described)
+
+
+def is_held_out(passage: Document) -> bool:
+    """Whether a document of EDITIONS, "factbook-2015:africa/gh/Economy/Exports", is about such a country."""
+    region, country, *_ = passage.id.partition(":")[2].split("/")
+    return country in HELD_OUT.get(region, "").split()
 
 
 def documents(corpora: dict[str, list[Row]]) -> dict[str, list[Row]]:
