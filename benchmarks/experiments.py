@@ -154,7 +154,7 @@ def measured(
             name, spec, subject.model.config, subject.tokenizer, num_neighbours=K, window=config.max_len
         )
         open_it = lambda spec=spec: Searchable.of_spec(spec, subject.tokenizer)  # noqa: E731
-        probes.append(Asked(held_out, open_it, None, {"spec": sha256(spec)}))
+        probes.append(Asked(held_out, open_it, {"spec": sha256(spec)}))
     events = measure(subject, probes, config, parts=parts, names=names, folder=folder)
     result: dict[str, Any] = {}
     for event in events:

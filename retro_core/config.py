@@ -428,7 +428,13 @@ class EvaluationConfig:
     """How held-out documents are measured; see `retro_core.evaluation.measure`."""
 
     num_neighbours: int = setting(2, "neighbours read for each chunk (k)", 1, 100)
-    max_len: int = setting(512, "tokens in a window, a multiple of the chunk size", 2, 65536)
+    max_len: int = setting(
+        512,
+        "tokens in a window, a multiple of the chunk size: as many as the model was trained on",
+        2,
+        65536,
+        also="window",
+    )
     stride: int = setting(
         0, "tokens from the beginning of a window to that of the next; 0 for half a window", 0, 65536
     )

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 from conftest import SENTENCES
 from tiny_models import M, tiny_model
@@ -17,7 +16,7 @@ from retro_core.cli import main
 from retro_core.evaluation import measure as measuring
 from retro_core.evaluation.losses import token_losses
 
-TEXTS = [f"{SENTENCES[i % 6]} Number {i}. {SENTENCES[(i + 1) % 6]}" for i in range(9)]
+TEXTS = [f"{SENTENCES[i % 6]} Number {i}. {SENTENCES[(i + 1) % 6]}" for i in range(12)]
 
 
 @pytest.fixture
@@ -131,7 +130,7 @@ def test_texts_look_into_a_datastore_and_never_at_themselves(held, tmp_path, cap
     assert sorted(set(seen)) == [0, 1, 2, 3], "each leaves out the document of its own id"
 
 
-def test_questions_a_swap_and_the_reference(held, tmp_path, capsys):
+def test_questions_and_a_swap(held, tmp_path, capsys):
     questions, prompts = tmp_path / "q.jsonl", tmp_path / "p.jsonl"
     rows = [
         {"id": str(i), "question": f"Which river {i}?", "answers": [w]} for i, w in enumerate(("Nile", "Po"))
@@ -144,9 +143,6 @@ def test_questions_a_swap_and_the_reference(held, tmp_path, capsys):
     whole = json.loads(capsys.readouterr().out)
     assert whole["questions"]["q"]["count"] == 2 and whole["swap"]["count"] == 1
     assert (tmp_path / "out" / "figures" / "swap.svg").is_file()
-    assert run(f"held={held}", "--reference", "--json") == 0
-    probe = json.loads(capsys.readouterr().out)["probes"]["held"]
-    assert probe["reference"]["documents"] == 6 and np.isfinite(probe["reference"]["nats"])
 
 
 @pytest.mark.parametrize("words, sentence", [

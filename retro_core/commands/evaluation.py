@@ -14,7 +14,6 @@ from indexing.commands.search import add_retriever_options
 from indexing.commands.shown import print_json
 from indexing.errors import InputError
 from indexing.files import sha256
-from indexing.pipeline.examples import Examples
 from indexing.pipeline.specs import read_data_spec, read_index_spec
 from indexing.precompute import DATA_SPEC
 from indexing.retrievers import DEFAULT_RETRIEVER, is_remote, stored
@@ -64,9 +63,6 @@ def add(commands: Any) -> None:
         "--readings", metavar="NAME,…", help="beside on and off, only these of: random, shuffled, bm25, "
         "n_only, f_only, oracle",
     )  # fmt: skip
-    command.add_argument(
-        "--reference", action="store_true", help="also the number that the reference implementation evaluates"
-    )
     command.add_argument(
         "--questions", metavar="SET=FILE", action="append", default=[],
         help="questions with answers, JSON lines; looked up in --datastore; may be given several times",
@@ -189,7 +185,7 @@ def _asked(
     tokenizer, sizes, k = subject.tokenizer, subject.model.config, config.num_neighbours
     windows = {"window": config.max_len, "stride": config.stride or None}
     live = bool(arguments.datastore) or is_remote(arguments.retriever)
-    datastore = retriever = examples = None
+    datastore = retriever = None
     if live:
         datastore, retriever = open_reading(arguments, tokenizer, sizes.chunk_size, subject.name)
         datastore = None if is_remote(arguments.retriever) else datastore
@@ -205,8 +201,6 @@ def _asked(
         made_from = _spec_facts(spec)
         if live:
             held_out = held_out.reading_from(datastore, k, retriever)
-        else:
-            examples = lambda: Examples(spec, tokenizer.pad_id, k, max_len=config.max_len)  # noqa: E731
     searchable = None
     if datastore is not None:
         searchable = lambda: Searchable.of_datastore(datastore, tokenizer, sizes.chunk_size)  # noqa: E731
@@ -216,7 +210,7 @@ def _asked(
     made_from["retriever"] = [
         arguments.retriever, sorted(arguments.only), sorted(arguments.exclude), arguments.leakage,
     ]  # fmt: skip
-    return Asked(held_out, searchable, examples, made_from)
+    return Asked(held_out, searchable, made_from)
 
 
 def _questions(arguments: argparse.Namespace, subject: "Subject", name: str, path: Path) -> "Questions":
@@ -247,16 +241,14 @@ def _swap(path: Path, subject: "Subject") -> "Swap":
 
 def _chosen(arguments: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]]:
     """Parts and readings."""
-    from retro_core.evaluation.measure import QUICK, QUICK_READINGS, READINGS, STANDARD
+    from retro_core.evaluation.measure import PARTS, QUICK, QUICK_READINGS, READINGS
 
     few = arguments.quick or not (arguments.out or arguments.all or arguments.parts)
-    parts = [*STANDARD]
+    parts = [*PARTS]
     if arguments.parts:
         parts = [part.strip() for part in arguments.parts.split(",")]
     elif few:
         parts = [*(QUICK if arguments.quick else ("readings",)), "questions", "swap"]
-    if arguments.reference:
-        parts.append("reference")
     readings: Sequence[str] = QUICK_READINGS if few else READINGS
     if arguments.readings is not None:
         readings = [name.strip() for name in arguments.readings.split(",") if name.strip()]

@@ -27,7 +27,6 @@ from indexing import paths
 from indexing.errors import InputError
 from indexing.files import lock, write_bytes, write_json
 from indexing.neighbours import Retriever
-from indexing.pipeline.examples import Examples
 from indexing.tokenizer import Tokenizer
 from retro_core.config import EvaluationConfig
 from retro_core.evaluation import readings
@@ -42,7 +41,6 @@ from retro_core.evaluation.questions import (
     read_questions,
     with_wrong_answers,
 )
-from retro_core.evaluation.reference import reference_losses
 from retro_core.evaluation.relations import chunk_gains, relations
 from retro_core.evaluation.searching import Searchable
 from retro_core.evaluation.swap import SwapResult, fact_swap, read_prompts
@@ -65,17 +63,14 @@ PARTS = {
     "copying": "a comparator: words that follow in the neighbours",
     "in-context": "a comparator: the neighbour before the text",
     "knn-lm": "a comparator: tokens that followed similar states",
-    "reference": "the one number of the reference implementation, made as it makes it",
     "questions": "answers to questions",
     "swap": "facts that change with the datastore",
 }
-STANDARD = tuple(part for part in PARTS if part != "reference")
 QUICK = ("readings", "leakage", "relations")
 QUICK_READINGS = ("on", "off", "random")
 SHOWN_CHUNKS = 1000  # single chunks that a result has of each probe, drawn at random, for a picture of them
 # What a prompt costs in one reading: answers to score, and some 20 tokens that are written one by one.
 _TOKENS_A_PROMPT = 300
-_REFERENCE_BATCH = 4  # documents; it changes nothing but the time
 _NEEDS_SEARCH = ("k", "size", "nprobe", "knn-lm")
 _COMPARATORS = {"copying": COPYING, "in-context": IN_CONTEXT, "knn-lm": KNN_LM}
 
@@ -94,13 +89,11 @@ class Subject:
 @dataclass(frozen=True)
 class Asked:
     """Held-out documents to measure on. searchable: opens what they look into, for whoever searches again;
-    None where only their neighbours are known · examples: opens them for the reference's evaluation, None if
-    they have no data spec · made_from: what the documents and their neighbours are, JSON
+    None where only their neighbours are known · made_from: what the documents and their neighbours are, JSON
     values"""
 
     held_out: HeldOut
     searchable: Callable[[], Searchable] | None
-    examples: Callable[[], Examples] | None
     made_from: dict[str, Any]
 
 
@@ -180,7 +173,7 @@ def measure(
     probes: Sequence[Asked],
     config: EvaluationConfig,
     *,
-    parts: Sequence[str] = STANDARD,
+    parts: Sequence[str] = tuple(PARTS),
     names: Sequence[str] = READINGS,
     questions: Sequence[Questions] = (),
     swap: Swap | None = None,
@@ -309,7 +302,6 @@ class _Measured:
             "copying": 0.5 * few,
             "in-context": few * (2 * m + half) / m,
             "knn-lm": 2.0 * few + self.config.knn_tokens,
-            "reference": tokens,
         }
         computed = {
             "readings": self._readings,
@@ -319,7 +311,6 @@ class _Measured:
             "size": lambda: self._sweep(ks=(), shares=SHARES, nprobes=()),
             "nprobe": lambda: self._sweep(ks=(), shares=(), nprobes=NPROBES),
             **{name: lambda name=name: self._comparator(name) for name in _COMPARATORS},
-            "reference": self._reference,
         }
         for name in PARTS:
             needed = name == "readings" and not {"leakage", "relations"}.isdisjoint(wanted)
@@ -327,9 +318,6 @@ class _Measured:
                 continue
             if name in _NEEDS_SEARCH and self.asked.searchable is None:
                 skipped[name] = "Nothing is known but the neighbours, so nothing can be searched again."
-                continue
-            if name == "reference" and self.asked.examples is None:
-                skipped[name] = "It is about the documents of a data spec with their own neighbours."
                 continue
             yield _Part(self.name, name, work.get(name, 0.0), self._made_from(name), computed[name])
 
@@ -355,8 +343,6 @@ class _Measured:
             found["comparators"] = {
                 key: first[key] for key in ("documents", "tokens", "off", "on")
             } | compared
-        if "reference" in mine:
-            found["reference"] = mine["reference"]
         return found | {"skipped": skipped}
 
     def _made_from(self, part: str) -> dict[str, Any]:
@@ -457,12 +443,6 @@ class _Measured:
         )
         found, _ = yield from _followed(events)
         return dataclasses.asdict(found)
-
-    def _reference(self) -> Work:
-        for event in reference_losses(self.subject.model, self.asked.examples(), _REFERENCE_BATCH):
-            last = event
-            yield "documents", event.done, event.total
-        return {"documents": last.total, "tokens": last.tokens, "nats": last.mean}
 
 
 def _followed(events: Generator[Any, None, Any]) -> Work:

@@ -168,16 +168,17 @@ def in_short(result: Mapping[str, Any]) -> list[str]:
             said.append(form.format(_listed(mine)))
     sentences += [" ".join(said)] if said else []
     harm = {name: _difference(probe, "random") for name, probe in measured.items()}
-    harm = {name: found["ratio"] - 1 for name, found in harm.items() if found}
+    harm = {name: found for name, found in harm.items() if found}
     if harm:
-        bad = [f"{name} ({share:+.1%})" for name, share in harm.items() if share > HARMLESS]
-        good = [f"{name} ({-share:.1%})" for name, share in harm.items() if share < -HARMLESS]
+        sure = {name: found["ratio"] - 1 for name, found in harm.items() if _is_sure(found)}
+        bad = [f"{name} ({share:+.1%})" for name, share in sure.items() if share > HARMLESS]
+        good = [f"{name} ({-share:.1%})" for name, share in sure.items() if share < -HARMLESS]
         said = [f"Irrelevant neighbours make the perplexity worse on {_listed(bad)}."] if bad else []
         if good:
             said.append(
                 f"Even irrelevant neighbours help on {_listed(good)}: part of the gain is not what they say."
             )
-        sentences.append(" ".join(said) or "Irrelevant neighbours do no harm: they change less than 1 %.")
+        sentences.append(" ".join(said) or "Irrelevant neighbours do no harm that can be told.")
     swap = result.get("swap")
     if swap:
         sentences.append(
@@ -191,8 +192,7 @@ def helps(probe: Mapping[str, Any]) -> str:
     """In a word: "helps"; "hardly", sure but very little; "unclear", if the interval includes no change;
     "hurts"."""
     found = _difference(probe, "on")
-    low, high = found["ci95"] or (None, None)
-    if low is None or low <= 0 <= high:
+    if not _is_sure(found):
         return "unclear"
     if found["nats"] > 0:
         return "hurts"
@@ -211,6 +211,12 @@ def copying(probe: Mapping[str, Any]) -> str | None:
         return None
     left = gains[0] / gains[1]
     return "mostly" if left < MOSTLY_COPYING else "partly" if left < PARTLY_COPYING else "little"
+
+
+def _is_sure(difference: Mapping[str, Any]) -> bool:
+    """Whether its interval is on one side of no difference."""
+    low, high = difference["ci95"] or (0.0, 0.0)
+    return not low <= 0 <= high
 
 
 def _ratio_words(probe: Mapping[str, Any]) -> str:
@@ -275,14 +281,6 @@ def _probe(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
     for make in (_readings, _leakage, _overlap, _distance, _sweep_k, _sweep_size, _sweep_nprobe, _documents):
         drawn += make(stem, name, probe)
     drawn += _comparators(stem, name, probe)
-    found = probe.get("reference")
-    if found:
-        drawn.append(
-            Paragraph(
-                "As the reference implementation evaluates (documents cut off at max_len, with neighbours): "
-                f"{found['nats']:.4f} nats per token over {found['tokens']:,} tokens."
-            )
-        )
     skipped = [f"{part}: {why}" for part, why in (probe.get("skipped") or {}).items()]
     if not drawn and not skipped:
         return []
