@@ -129,7 +129,7 @@ def own_rows(batch: Batch, rank: int, processes: int) -> tuple[Tensor, Tensor, T
     One that would have nothing to count gets a row of another, of which 0 tokens count: its part in the
     gradients is nothing, but it takes part in exchanging them.
     """
-    rows = torch.arange(rank, len(batch.labels), processes)
+    rows = torch.arange(len(batch.labels))[rank::processes]
     counted = int((batch.labels[rows] != IGNORED_LABEL).sum())
     if not counted:
         rows = (batch.labels != IGNORED_LABEL).sum(dim=1).argmax()[None]

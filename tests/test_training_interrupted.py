@@ -1,4 +1,4 @@
-"""Whatever ends a run, signal, kill or full disk: it goes on from what it saved last, to the same last bit."""
+"""Whatever ends a run, signal, kill or full disk: it goes on from what it saved last, to the last bit."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ from indexing.errors import CheckpointError, InputError, TrainingError
 from retro_core import run_folder, training_state
 from retro_core.cli import main
 from retro_core.config import TrainConfig
-from retro_core.monitoring import Saved, Started, StepDone, Stopped
+from retro_core.monitoring import Saved, Started, Stopped
 from retro_core.run_folder import checkpoints, read_status
 from retro_core.training import load_run, train
 
@@ -153,7 +153,7 @@ def no_file_beyond(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("size", [30_000, 250_000], ids=["weights", "optimiser"])
+@pytest.mark.parametrize("size", [30_000, 500_000], ids=["weights", "optimiser"])
 def test_a_full_disk_is_told_and_costs_no_checkpoint(material, size):
     list(train(config(material, run="whole")))
     running = train(config(material))
@@ -162,12 +162,10 @@ def test_a_full_disk_is_told_and_costs_no_checkpoint(material, size):
         pass
     before = checkpoint("try")
     sizes = [path.stat().st_size for path in checkpoints(folder)[-1].path.iterdir()]
-    assert sorted(sizes)[1] > 30_000 and sorted(sizes)[1] < 250_000 < sorted(sizes)[2]
+    assert 30_000 < sorted(sizes)[1] < 500_000 < sorted(sizes)[2]
     with (
         no_file_beyond(size),
-        pytest.raises(
-            TrainingError, match="Step 3|Step 4 could not be saved .* step 2 is untouched. Make room"
-        ),
+        pytest.raises(TrainingError, match="Step [34] could not be saved .* step 2 is untouched. Make"),
     ):
         list(running)
     assert [saved.step for saved in checkpoints(folder)] == [2] and same(checkpoint("try"), before)
@@ -220,15 +218,9 @@ def test_other_data_and_other_settings_than_a_checkpoints_are_noticed(material, 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns_the_same_and_resumes_to_the_bit(material, precision):
     changes = {"precision": precision, "steps": 6, "validation": ""}
-    whole = [
-        event for event in train(config(material, run="whole", **changes)) if isinstance(event, StepDone)
-    ]
-    full = [
-        event
-        for event in train(config(material, run="full", steps=6, validation=""))
-        if isinstance(event, StepDone)
-    ]
-    gaps = [abs(one.loss - other.loss) for one, other in zip(whole, full, strict=True)]
+    list(train(config(material, run="whole", **changes)))
+    list(train(config(material, run="full", steps=6, validation="")))
+    gaps = [abs(a["loss"] - b["loss"]) for a, b in zip(lines("whole"), lines("full"), strict=True)]
     assert 0 < max(gaps) < 0.02
     running = train(config(material, run="parts", **changes))
     while not isinstance(next(running), Saved):
