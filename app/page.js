@@ -11,6 +11,12 @@
     remember("theme", dark ? "dark" : "light");
   });
 
+  document.addEventListener("keydown", (event) => { // what is in another tab comes and goes
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || !event.target.closest("#compare-prompt")) return;
+    event.preventDefault();
+    document.querySelector("#compare-run").click();
+  });
+
   const prompt = document.querySelector("#prompt textarea");
   if (!prompt) return;
   if (!prompt.value && recall("prompt")) {

@@ -239,6 +239,12 @@ def recorded() -> list[str]:
         return list(_recorded)
 
 
+def recorded_comparison(name: str) -> dict[str, Any] | None:
+    """What Compare shows before anything was run; None if it was not recorded."""
+    path = paths.ASSETS / "traces" / f"{name}.comparison.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def read_trace(path: Path | str) -> Trace:
     """Open a trace file, gzipped or not. Raises TraceError with what is wrong with it."""
     path = Path(path)

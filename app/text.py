@@ -78,3 +78,83 @@ EXAMPLES = [
         paths.DEMO_DATASTORE,
     ),
 ]
+
+
+# ---- Compare
+
+COMPARE_WRITING = (
+    "The same model writes on from the same prompt, each time with another book to look things up in. What "
+    "it writes changes with the book; nothing is trained anew. **Click an example.**"
+)
+COMPARE_READING = (
+    "Nothing is written here: the model reads one given text, with other neighbours each time, and says of "
+    "every token how much it expected it. As the text is the same, the numbers can be compared."
+)
+TEXTS_DIFFER = (
+    "Free generation: the texts differ, so their probabilities cannot be compared. “Same text, other "
+    "reading” does that."
+)
+# How a sentence names the bundled datastores that are two states of one book.
+EDITIONS = {"factbook-2015": "the 2015 edition", "factbook-2025": "the 2025 edition"}
+# What puts a datastore's chunks in order, for a choice; `indexing.retrievers.RETRIEVERS` says it in full.
+LOOKED_INTO = {
+    "dense": "by meaning (dense)",
+    "bm25": "by words (BM25)",
+    "hybrid-rrf": "by both (hybrid, ranks)",
+    "hybrid-rerank": "by both (hybrid, reranked)",
+    "random": "at random",
+}
+# Of assets/evaluation/fact-swap.jsonl, about countries the model was not trained on: (label, prompt).
+SWAPS = [
+    ("Ghana: population", _SWAPPED),
+    ("United Kingdom: head of state", "United Kingdom — Government\nExecutive branch: chief of state:"),
+    ("Mexico: head of state", "Mexico — Government\nExecutive branch: chief of state:"),
+    ("Thailand: median age", "Thailand — People and Society\nMedian age:"),
+    ("Vietnam: population growth", "Vietnam — People and Society\nPopulation growth rate:"),
+    ("Uruguay: birth rate", "Uruguay — People and Society\nBirth rate:"),
+]
+
+
+@dataclass(frozen=True)
+class SameText:
+    """A text to be read in several ways. edit: a neighbour typed by hand"""
+
+    label: str
+    beginning: str
+    text: str
+    datastore: str
+    other: str
+    edit: str
+
+
+_GHANA = (
+    "Ghana — People and Society\nPopulation: total: 35,336,133 (2025 est.); male: 17,278,776; female: "
+    "18,057,357"
+)
+SAME_TEXTS = [
+    SameText(
+        "One fact, two editions",
+        _SWAPPED,
+        " total: 35,336,133 (2025 est.); male: 17,278,776; female: 18,057,357",
+        "factbook-2025",
+        "factbook-2015",
+        _GHANA,
+    ),
+    SameText(
+        "A page about Ghana",
+        "",
+        f"{_GHANA}\nEthnic groups: Akan 45.7%, Mole-Dagbani 18.5%, Ewe 12.8%, Ga-Dangme 7.1%, Gurma 6.4%, "
+        "Guan 3.2%\nReligions: Christian 71.3% (Pentecostal/Charismatic 31.6%, Protestant 17.4%, "
+        "Catholic 10%, other 12.3%), Muslim 19.9%, traditionalist 3.2%, other 4.5%\nMedian age: "
+        "total: 21.6 years (2025 est.); male: 20.6 years; female: 22.3 years\nPopulation growth "
+        "rate: 2.12% (2025 est.)\nBirth rate: 27.09 births/1,000 population (2025 est.)\nDeath "
+        "rate: 5.73 deaths/1,000 population (2025 est.)\nNet migration rate: -0.15 "
+        "migrant(s)/1,000 population (2025 est.)\nInfant mortality rate: total: 30.5 deaths/1,000 "
+        "live births (2025 est.); male: 34.5 deaths/1,000 live births; female: 27.8 deaths/1,000 "
+        "live births\nLife expectancy at birth: total population: 70.1 years (2024 est.); male: "
+        "68.4 years; female: 71.8 years",
+        "factbook-2025",
+        "factbook-2015",
+        _GHANA,
+    ),
+]

@@ -7,9 +7,10 @@ import gradio as gr
 from gradio.themes.utils import colors, fonts
 
 from app import lens, parts, services, settings, text
+from app.compare import STYLE as COMPARE_STYLE
 from app.errors import shows_errors
 from app.parts import StatusLine
-from app.tabs import corpus, explore, more_models
+from app.tabs import compare, corpus, explore, more_models
 from indexing import paths
 
 _HERE = Path(__file__).parent
@@ -27,8 +28,10 @@ def build_demo() -> gr.Blocks:
         with gr.Tabs(selected="explore", elem_id="tabs") as tabs:
             with gr.Tab("Explore", id="explore"):
                 explorer = explore.build()
+            with gr.Tab("Compare", id="compare"):
+                comparison = compare.build()
             with gr.Tab("Corpus", id="corpus"):
-                library = corpus.build()
+                library = corpus.build(demo)
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         read = [explorer.model, explorer.datastore]
         library.use.click(
@@ -37,6 +40,7 @@ def build_demo() -> gr.Blocks:
         demo.load(None, js=(_HERE / "page.js").read_text(encoding="utf-8"), api_visibility="private")
         choices = [*read, library.chosen, explorer.base]
         demo.load(refresh, inputs=choices, outputs=[pill, *choices], **quiet)
+        demo.load(compare.refresh, inputs=comparison.choices, outputs=comparison.choices, **quiet)
         tick = gr.Timer(3)
         for event in (tick.tick, explorer.chose.then):
             event(show_status, inputs=read, outputs=[pill, tick], concurrency_limit=None, **quiet)
@@ -134,7 +138,7 @@ def launch_options() -> dict[str, Any]:
         "server_name": settings.host(),
         "server_port": settings.port(),
         "theme": theme(),
-        "css_paths": [_HERE / "style.css", lens.STYLE, parts.STYLE],
+        "css_paths": [_HERE / "style.css", lens.STYLE, parts.STYLE, COMPARE_STYLE],
         "share": False,
         "show_error": False,
         "max_file_size": settings.MAX_UPLOAD,

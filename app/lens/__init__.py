@@ -12,6 +12,7 @@ import gradio as gr
 
 _HERE = Path(__file__).parent
 STYLE = _HERE / "lens.css"
+VALUES = _HERE / "js" / "1-values.js"  # functions that other components use too
 
 
 class RetroLens(gr.HTML):

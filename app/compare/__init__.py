@@ -1,0 +1,46 @@
+"""What Compare draws: texts written side by side, and one text under several readings.
+
+Like the lens: static templates, and scripts that write untrusted text with `textContent` only.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app import lens
+
+_HERE = Path(__file__).parent
+STYLE = _HERE / "compare.css"
+
+
+class SideBySide(gr.HTML):
+    """Shows `app.side_by_side.view`; None is an empty one."""
+
+    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(
+            value=value,
+            html_template='<div class="side-by-side"></div>',
+            js_on_load=_script("side_by_side.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+
+class SameText(gr.HTML):
+    """Shows `app.same_text.view`; None is an empty one."""
+
+    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(
+            value=value,
+            html_template='<div class="same-text"></div>',
+            js_on_load=_script("same_text.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+
+def _script(name: str) -> str:
+    """The lens's functions for numbers and text, then the component's own."""
+    parts = (lens.VALUES, _HERE / name)
+    return "\n".join(path.read_text(encoding="utf-8") for path in parts)
