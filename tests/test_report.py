@@ -67,7 +67,7 @@ def probe(on: float = -0.3, random: float = 0.001, left: float = 0.9, title: str
         },
         "per_document": [
             {"document": i, "title": f"{title} {i}", "tokens": 99, "bytes": 400,
-             "nats": {"on": 1.5 + i / 10, "off": 2.0}} for i in range(11)
+             "bits": {"on": 140.0 + 10 * i, "off": 200.0}, "gain": 60.0 - 10 * i} for i in range(11)
         ],
         "leakage": [
             {"alpha": a, "chunks": int(100 * a) + 60, "bytes": 900,

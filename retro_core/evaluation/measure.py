@@ -31,7 +31,6 @@ from indexing.tokenizer import Tokenizer
 from retro_core.config import EvaluationConfig
 from retro_core.evaluation import readings
 from retro_core.evaluation.comparators import COPYING, IN_CONTEXT, KNN_LM, comparators
-from retro_core.evaluation.gains import gain
 from retro_core.evaluation.held_out import HeldOut
 from retro_core.evaluation.leakage import leakage
 from retro_core.evaluation.losses import Reading, TokenLosses, collect, token_losses
@@ -43,6 +42,7 @@ from retro_core.evaluation.questions import (
 )
 from retro_core.evaluation.relations import chunk_gains, relations
 from retro_core.evaluation.searching import Searchable
+from retro_core.evaluation.summary import summarise
 from retro_core.evaluation.swap import SwapResult, fact_swap, read_prompts
 from retro_core.evaluation.sweeps import KS, NPROBES, SHARES, SIZE_SEEDS, sweeps
 from retro_core.model import Retro
@@ -380,7 +380,7 @@ class _Measured:
         self._losses = collect(self.held_out, windows)
         if self.folder is not None:
             _save_losses(self._losses_file, self._losses)
-        return readings_result(self._losses, self.config.seed)
+        return dataclasses.asdict(summarise(self._losses, self.config.seed))
 
     def losses(self) -> TokenLosses:
         """What "readings" made, now or before."""
@@ -508,46 +508,6 @@ def _swap_part(subject: Subject, swap: Swap, config: EvaluationConfig) -> _Part:
         **{name: getattr(config, name) for name in ("num_neighbours", "question_limit", "seed")},
     }
     return _Part("", "swap", 3.0 * len(prompts) * _TOKENS_A_PROMPT, made_from, compute)
-
-
-def readings_result(losses: TokenLosses, seed: int = 0) -> dict[str, Any]:
-    """All readings of a probe's tokens, their differences from Off, and each document for itself."""
-    gains = {name: gain(losses, name, seed=seed) for name in losses.nats}
-    differences = {
-        f"{name}-off": {
-            "nats": found.minus_off,
-            "ci95": found.minus_off_ci95,
-            "ratio": found.ratio,
-            "ratio_ci95": found.ratio_ci95,
-            "worse": found.worse,
-        }
-        for name, found in gains.items()
-        if name != "off"
-    }
-    counts = losses.summed(np.ones(len(losses)))
-    num_bytes = losses.summed(losses.num_bytes)
-    nats = {name: losses.summed(values) / counts for name, values in losses.nats.items()}
-    return {
-        "documents": len(losses.documents),
-        "tokens": len(losses),
-        "bytes": int(losses.num_bytes.sum()),
-        "readings": {
-            name: {key: getattr(found, key) for key in ("nats", "ci95", "bpb", "perplexity")}
-            for name, found in gains.items()
-        },
-        "differences": differences,
-        "worse": gains["on"].worse,
-        "per_document": [
-            {
-                "document": int(number),
-                "title": losses.titles[number],
-                "tokens": int(counts[row]),
-                "bytes": int(num_bytes[row]),
-                "nats": {name: float(values[row]) for name, values in nats.items()},
-            }
-            for row, number in enumerate(losses.documents)
-        ],
-    }
 
 
 def _file_of(folder: Path, of: str, part: str) -> Path:

@@ -8,6 +8,7 @@ by the thresholds below, which are in no other place.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,6 @@ LABELS = {
     "copying": "Off + copying words",
 }
 _MOST_ROWS = 40  # of a table of documents
-_MOST_DOTS = 400
 
 
 def load_result(path: Path) -> dict[str, Any]:
@@ -535,28 +535,19 @@ def _sweep_table(what: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Ta
 
 
 def _documents(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
-    rows = [row for row in probe.get("per_document") or [] if {"on", "off"} <= row["nats"].keys()]
+    rows = [row for row in probe.get("per_document") or [] if {"on", "off"} <= row["bits"].keys()]
     if len(rows) < 2:
         return []
-    gains = [row["nats"]["off"] - row["nats"]["on"] for row in rows]
+    lines = []
+    for row in rows:
+        on, off = (row["bits"][reading] * math.log(2) / row["tokens"] for reading in ("on", "off"))
+        title = row["title"] or f"document {row['document'] + 1}"
+        lines.append((off - on, [title, f"{row['tokens']:,}", f"{on:.3f}", f"{off:.3f}", f"{off - on:+.3f}"]))
+    lines.sort(key=lambda line: -line[0])
+    gains = [gain for gain, _ in lines]
     better = sum(gain > 0 for gain in gains)
-    ordered = sorted(zip(gains, rows, strict=True), key=lambda pair: -pair[0])
-    shown = (
-        ordered if len(ordered) <= _MOST_ROWS else ordered[: _MOST_ROWS // 2] + ordered[-_MOST_ROWS // 2 :]
-    )
-    table = Table(
-        ["document", "tokens", "On", "Off", "gain"],
-        [
-            [
-                row["title"] or f"document {row['document'] + 1}",
-                f"{row['tokens']:,}",
-                f"{row['nats']['on']:.3f}",
-                f"{row['nats']['off']:.3f}",
-                f"{gain:+.3f}",
-            ]
-            for gain, row in shown
-        ],
-    )
+    shown = lines if len(lines) <= _MOST_ROWS else lines[: _MOST_ROWS // 2] + lines[-_MOST_ROWS // 2 :]
+    table = Table(["document", "tokens", "On", "Off", "gain"], [line for _, line in shown])
     parts: list[Part] = [
         Picture(
             f"{stem}-documents",
@@ -566,8 +557,8 @@ def _documents(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
             f"Gain of each document: {better:,} of {len(gains):,} are better with retrieval.",
         )
     ]
-    if len(shown) < len(ordered):
-        parts.append(Paragraph(f"The documents with the largest and the smallest gain, of {len(ordered):,}:"))
+    if len(shown) < len(lines):
+        parts.append(Paragraph(f"The documents with the largest and the smallest gain, of {len(lines):,}:"))
     return [*parts, table]
 
 
@@ -589,6 +580,10 @@ def _comparators(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
                 f"{compared['read_per_token']:.1f}",
             ]
         )
+    alike = (others.get("knn_lm") or {}).get("on_in_store")
+    if alike:
+        points.append(_point("On, of kNN-LM's documents", alike))
+        rows.append(["On, of kNN-LM's documents", *_gain_cells(alike), "–", "–"])
     return [
         Picture(
             f"{stem}-comparators",
