@@ -60,6 +60,8 @@ def test_mean_over_all_labels_of_documents_that_are_cut(spec, tokenizer, max_len
         *_, found = reference_losses(model, examples, batch_size)
         assert (found.tokens, found.done, found.total) == (tokens, len(TEXTS), len(TEXTS))
         assert found.nats == pytest.approx(nats, rel=1e-9) and found.mean == pytest.approx(nats / tokens)
+    *_, ahead = reference_losses(model, examples, 3, num_workers=2)
+    assert ahead.nats == pytest.approx(nats, rel=1e-9)
     parts = [list(reference_losses(model, examples, 2, part=(i, 3)))[-1] for i in range(3)]
     assert added(parts).nats == pytest.approx(nats) and added(parts).tokens == tokens
 
@@ -70,6 +72,10 @@ def test_what_it_cannot_do(spec, tokenizer):
         list(reference_losses(model, Examples(spec, 0), 2))
     with pytest.raises(InputError, match="a batch of at least 1 document, got 0"):
         list(reference_losses(tiny_model("reference"), Examples(spec, 0), 0))
+    strange = Examples(spec, 0)
+    strange.neighbours = [np.asarray(rows) + 1000 for rows in strange.neighbours]
+    with pytest.raises(InputError, match=r"numbered 999 to \d+, but the index has \d+ chunks. Retrieve"):
+        list(reference_losses(tiny_model("reference"), strange, 2, num_workers=1))
     with pytest.raises(InputError, match="no token to predict"):
         assert ReferenceLosses(3, 3, 0.0, 0).mean
 

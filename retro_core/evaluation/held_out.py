@@ -34,6 +34,7 @@ from retro_core.dataset import RetroDataset
 Searched = Reader | SpecChunks  # what evaluation can look into
 
 WINDOW, STRIDE = 2048, 1024  # tokens, section 4.4
+_AT_LEAST = 10  # neighbours are looked up at once: leakage asks for them, and embedding is what takes time
 _TITLE_TOKENS, _TITLE_LENGTH = 40, 80  # a text without a title is called by its beginning
 
 
@@ -395,9 +396,9 @@ class _LookedUp:
         if found is None or found.ids.shape[-1] < wanted:
             document = self._documents[number]
             chunks = split(np.asarray(document.tokens, dtype=np.int64), self._pad_id, self._m)
-            most = max(wanted, self._k)
+            most = max(wanted, self._k, _AT_LEAST)
             found = retrieved(self._retriever, chunks, most, self._pad_id, document.own)
-            self._found[number] = found
+            found = self._found[number] = replace(found, tokens=found.tokens.astype(np.int32))
         return found.first(wanted)
 
 

@@ -10,7 +10,7 @@ model would have done without neighbours. Use it to compare with numbers of the 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from indexing.errors import InputError
+from indexing.neighbours import NO_CHUNK
 from indexing.pipeline.examples import IGNORED, Example, Examples
 from retro_core.model import Retro
 
@@ -64,14 +65,19 @@ def reference_losses(
         )
     if batch_size < 1:
         raise InputError(f"Expected a batch of at least 1 document, got {batch_size}. Ask for 1 or more.")
+    for rows in examples.neighbours:  # here, not in another process: errors of those come as tracebacks
+        if len(rows) and not NO_CHUNK <= rows.min() <= rows.max() < len(examples.index):
+            raise InputError(
+                f"The neighbours are numbered {rows.min()} to {rows.max()}, but the index has "
+                f"{len(examples.index):,} chunks. Retrieve the neighbours again."
+            )
     number, count = part
     chosen = range(number, len(examples), count)
-    pad = model.config.pad_token_idx
     loader = DataLoader(
         Subset(examples, chosen),
         batch_size=batch_size,
         num_workers=num_workers,
-        collate_fn=lambda documents: collated(documents, pad),
+        collate_fn=partial(collated, pad_id=model.config.pad_token_idx),
     )
     done, nats, tokens = 0, 0.0, 0
     for input_ids, neighbour_ids, labels in loader:
@@ -104,7 +110,7 @@ def collated(documents: Sequence[Example], pad_id: int) -> tuple[Tensor, Tensor,
     return tuple(torch.from_numpy(array) for array in (inputs, read, labels))
 
 
-def added(parts: Sequence[Any]) -> ReferenceLosses:
+def added(parts: Sequence[ReferenceLosses]) -> ReferenceLosses:
     """The sums of several processes in one."""
     return ReferenceLosses(
         done=sum(part.done for part in parts),
