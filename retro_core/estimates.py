@@ -140,7 +140,7 @@ def check_fits(config: TrainConfig, found: Estimate) -> None:
     free = found.free_memory_bytes
     if free is not None and found.memory_bytes > free:
         left = free - (found.memory_bytes - found.step_bytes)
-        fits = math.floor(config.batch_size * left / found.step_bytes) if found.step_bytes else 0
+        fits = math.floor(0.95 * config.batch_size * left / found.step_bytes) if found.step_bytes else 0
         advice = "Choose a smaller model, end other programs, or use a larger computer."
         if 0 < fits < config.batch_size:
             times = math.ceil(config.batch_size / fits) * config.accumulate_grad_batches
@@ -359,9 +359,9 @@ def _open(
         made_with = Tokenizer.load(folder)
         if made_with.fingerprint != tokenizer.fingerprint:
             raise MismatchError(
-                f"The chunks in {folder} were made with the tokenizer {made_with.name!r}, but the run has "
-                f"{tokenizer.name!r}, which gives other ids. Name the tokenizer that they were made with, or "
-                "make them again."
+                f"The chunks in {folder} were made with the tokenizer that lies there, but the run has the "
+                f"tokenizer {tokenizer.name!r}, which gives other ids. Name the folder as tokenizer, or make "
+                "the chunks again."
             )
     return data
 

@@ -55,6 +55,7 @@ _LINES_OF_A_FAILURE = 20
 _METRICS_AT_ONCE = 4 << 20  # bytes
 _LOOKED_BACK = 256 << 10  # bytes of the metrics in which the newest are sought
 _POLL = 0.1  # seconds
+_ENDING = 30.0  # seconds in which a process that has said its last word is waited for
 _DELETED = ".deleted-"
 _LOG_BEGINS = "---- started "
 
@@ -347,13 +348,19 @@ def _about_to_train(folder: Path) -> Iterator[int]:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder.parent / f".{folder.name}.process", os.O_RDWR | os.O_CREAT, 0o644)
+    until = time.monotonic() + _ENDING
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with files.lock(folder):
-                pass
-        except (BlockingIOError, TimeoutError):
-            raise _being_trained(folder.name) from None
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with files.lock(folder):
+                    break
+            except (BlockingIOError, TimeoutError):
+                status = run_folder.read_status(folder)
+                ended = status is not None and status.state not in (RUNNING, NOT_ANSWERING)
+                if not ended or time.monotonic() > until:
+                    raise _being_trained(folder.name) from None
+            time.sleep(_POLL)
         yield descriptor
     finally:
         os.close(descriptor)  # a child that inherited it holds the lock on

@@ -346,3 +346,46 @@ def test_the_command_says_all_settings():
     for config in (TrainConfig(**values), TrainConfig()):
         assert read_settings(parser.parse_args(as_arguments(config)), TrainConfig) == config
     assert runs.command(TrainConfig())[1:4] == ["-m", "retro_core", "train"]
+
+
+@pytest.mark.slow
+def test_a_real_run_is_killed_resumed_stopped_and_finished(tmp_path, tokenizer, capsys, monkeypatch):
+    """The commands as they are typed, the training as it is, from another folder than the package's."""
+    from training_set import config, make_training_set
+
+    make_training_set(tmp_path, tokenizer)
+    monkeypatch.chdir(tmp_path)
+    material = {
+        "data_spec": "data/data.spec.json", "validation": "held-out/data.spec.json",
+        "tokenizer": "./", "model": "model.json",
+    }  # fmt: skip
+    settings = config(material, run="real", steps=100_000, save_every=20, evaluate_every=50)
+    assert main(["runs", "start", *as_arguments(settings)]) == 0
+    began = runs.show("real")
+    assert f"real: process {began.pid}" in capsys.readouterr().out
+    assert main(["runs", "start", *as_arguments(settings)]) == 2
+    assert "is being trained at this moment" in capsys.readouterr().err
+    first = until(lambda: (info := runs.show("real")).held_out and info)
+    assert first.pid == began.pid and first.state == "running" and first.held_out["on"] > 0
+    os.kill(first.pid, signal.SIGKILL)
+    failed = until(lambda: (info := runs.show("real")).state == "failed" and info)
+    assert "held out: on" in failed.log and run_folder.checkpoints(failed.folder)
+
+    saved = run_folder.checkpoints(failed.folder)[-1].step
+    assert main(["runs", "resume", "real", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"] == failed.settings
+    until(lambda: (info := runs.show("real")).active and info.training["step"] > max(saved, failed.step))
+    assert main(["runs", "stop", "real"]) == 0 and "real: stopped after step" in capsys.readouterr().out
+    stopped = runs.show("real")
+    assert stopped.exit_code == 143 and run_folder.checkpoints(stopped.folder)[-1].step == stopped.step
+    steps = [event["step"] for event in runs.metrics("real").events if event["event"] == "StepDone"]
+    assert steps == list(range(1, stopped.step + 1)), "each step once, none left out"
+
+    longer = dataclasses.replace(settings, steps=stopped.step + 5)
+    assert main(["runs", "start", *as_arguments(longer), "--follow"]) == 0
+    assert "real: finished" in capsys.readouterr().err
+    other = dataclasses.replace(longer, learning_rate=0.5)
+    assert main(["runs", "start", *as_arguments(other)]) == 2
+    assert "was started with learning_rate = 0.001, now it is 0.5" in capsys.readouterr().err
+    assert runs.show("real").state == "finished"
+    assert main(["runs", "delete", "real", "--yes"]) == 0 and runs.list_runs() == []
