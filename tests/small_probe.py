@@ -12,6 +12,7 @@ from retro_core.evaluation.searching import Searchable
 VOCABULARY, WIDTH, K = SIZES["num_embeddings"], 17, 2
 LENGTHS = (13, 7, 2, 19, 11)  # tokens of the held-out documents
 WINDOW, STRIDE = 3 * M, 2 * M
+DELETED, SILENT = 11, 91  # the latter is of a document that sweeps draw
 
 
 def texts(seed: int = 0, lengths: tuple[int, ...] = LENGTHS, words: int = VOCABULARY) -> list[np.ndarray]:
@@ -32,14 +33,15 @@ def store_of(documents: list[np.ndarray]) -> ChunkStore:
 
 
 def searchable_of(documents: list[np.ndarray], seed: int = 1) -> Searchable:
-    """Chunks with embeddings that tell nothing; an asking chunk's embedding depends on its tokens alone."""
+    """Chunks with embeddings that tell nothing; an asking chunk's embedding depends on its tokens alone.
+    Document `DELETED`, if there are so many, is deleted, and chunk `SILENT` says nothing."""
     store = store_of(documents)
     vectors = np.random.default_rng(seed).normal(size=(len(store), WIDTH)).astype(np.float16)
     directions = np.random.default_rng(seed + 1).normal(size=(VOCABULARY, WIDTH)).astype(np.float32)
     return Searchable(
         vectors,
         store.chunk2seq,
-        (store.tokens != 0).any(axis=1),
+        (store.chunk2seq != DELETED) & (np.arange(len(store)) != SILENT),
         store.num_documents,
         store.retrieved_tokens,
         lambda number: documents[number],

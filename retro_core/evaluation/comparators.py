@@ -29,7 +29,8 @@ from retro_core.model import Retro
 
 IN_CONTEXT, KNN_LM, COPYING = "in_context", "knn_lm", "copying"
 COMPARATORS = (IN_CONTEXT, KNN_LM, COPYING)
-ON, OFF, READER, ON_IN_STORE = "on", "off", "reader", "on_in_store"
+ON, OFF, READER = "on", "off", "reader"
+ON_IN_STORE, COPYING_WITH_ON = "on_in_store", "copying_with_on"
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,13 @@ class KnnLm:
 
 @dataclass(frozen=True)
 class Copying:
-    """weights: for each half of the documents what was fitted on the other · num_neighbours: looked into"""
+    """weights: for each half of the documents what was fitted on the other · num_neighbours: looked into ·
+    with_on: Retro[On] in the place of Off: what copying still adds is what On left uncopied"""
 
     compared: Compared
     num_neighbours: int
     weights: list[CopyWeights]
+    with_on: Gain
 
 
 @dataclass(frozen=True)
@@ -188,9 +191,10 @@ def comparators(
             knn_neighbours, weights, store.facts, gain(losses, ON_IN_STORE),
         )  # fmt: skip
     if COPYING in which and COPYING not in skipped:
-        nats, weights = yield from _copying(held_out, rows, losses, k, seed)
-        losses = losses.with_reading(COPYING, nats)
-        found[COPYING] = Copying(compared(losses, COPYING, rows.read / len(losses)), k, weights)
+        losses, weights = yield from _copying(held_out, losses, k, seed)
+        found[COPYING] = Copying(
+            compared(losses, COPYING, rows.read / len(losses)), k, weights, gain(losses, COPYING_WITH_ON)
+        )
     result = Comparators(
         documents=len(losses.documents),
         tokens=len(losses),
@@ -334,9 +338,9 @@ def _on_in_store(
 
 
 def _copying(
-    held_out: HeldOut, rows: _Rows, losses: TokenLosses, num_neighbours: int, seed: int
+    held_out: HeldOut, losses: TokenLosses, num_neighbours: int, seed: int
 ) -> Iterator[ComparatorEvent]:
-    """Returns (nats (T,), weights)."""
+    """Returns (the losses with two readings more, weights beside Off)."""
     shares, found, done = [], [], 0
     for number in losses.documents.tolist():
         read = held_out.neighbours(number).tokens[:, :num_neighbours]
@@ -344,5 +348,8 @@ def _copying(
         shares.append(some[1:])  # a document's first token is not scored
         found.append(orders[1:])
         done += len(orders) - 1
-        yield ComparatorEvent(COPYING, done, rows.total)
-    return copy_losses(losses.nats[OFF], np.concatenate(shares), np.concatenate(found), losses.document, seed)
+        yield ComparatorEvent(COPYING, done, len(losses))
+    copied = np.concatenate(shares), np.concatenate(found), losses.document, seed
+    nats, weights = copy_losses(losses.nats[OFF], *copied)
+    with_on, _ = copy_losses(losses.nats[ON], *copied)
+    return losses.with_reading(COPYING, nats).with_reading(COPYING_WITH_ON, with_on), weights

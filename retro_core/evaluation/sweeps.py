@@ -16,18 +16,20 @@ as in one that was scored costs nothing.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from indexing.advisor import IndexSettings, lists_for
 from indexing.built import recall_of
 from indexing.errors import InputError
-from indexing.index import build_index
+from indexing.index import Index, build_index
+from indexing.neighbours import NO_CHUNK
 from retro_core.evaluation.gains import Gain, gain
 from retro_core.evaluation.held_out import HeldOut
 from retro_core.evaluation.losses import TOKENS_AT_ONCE, Reading, TokenLosses, collect, token_losses
 from retro_core.evaluation.readings import fewer, off
-from retro_core.evaluation.searching import Found, Searchable, asked, reading, search_all
+from retro_core.evaluation.searching import Found, Search, Searchable, asked, reading, search_all
 from retro_core.model import Retro
 
 KS = (1, 2, 3, 5, 10, 20)
@@ -119,10 +121,10 @@ def sweeps(
         held_out = held_out.drawn(limit, seed)
     ks = sorted({k for k in (*ks, num_neighbours) if k <= max(num_neighbours, int(searchable.allowed.sum()))})
     pieces = sorted({(share, number) for share in shares if share < 1 for number in range(size_seeds)})
-    lists = lists_for(len(searchable))
+    lists = lists_for(int(searchable.allowed.sum()))
     skipped = {}
     if nprobes and lists < 2:
-        skipped["nprobe"] = f"{len(searchable):,} chunks are too few for an index of lists."
+        skipped["nprobe"] = f"{int(searchable.allowed.sum()):,} chunks are too few for an index of lists."
         nprobes = ()
     nprobes = sorted({nprobe for nprobe in nprobes if nprobe < lists} | {lists}) if nprobes else []
     scoring = _Scoring(model, held_out, 1 + len(ks) + len(pieces) + len(nprobes))
@@ -161,7 +163,7 @@ def sweeps(
         same: dict[bytes, str] = {_key(truth): on}
         probing = []
         for nprobe in nprobes:
-            found = search_all(held_out, queries, num_neighbours, index.with_nprobe(nprobe).search)
+            found = search_all(held_out, queries, num_neighbours, _searched(index, searchable, nprobe))
             name = same.setdefault(_key(found), f"nprobe={nprobe}")
             if name == f"nprobe={nprobe}":
                 probing.append(reading(name, searchable, found, num_neighbours))
@@ -224,16 +226,45 @@ class _Scoring:
 
 
 def _build(scoring: _Scoring, searchable: Searchable, lists: int) -> Iterator[SweepEvent]:
-    """An inverted file over all chunks; the generator returns the `Index`."""
+    """An inverted file over the chunks that can be found; the generator returns the `Index`. It holds no
+    others, since an index that has to leave rows out reads more than its nprobe."""
+    rows = np.flatnonzero(searchable.allowed)
     settings = IndexSettings(factory=f"IVF{lists},SQ8", nprobe=1)
-    rows = searchable.vectors, searchable.documents, searchable.allowed
-    building = build_index(*rows, [("sweep", len(searchable))], None, settings)
+    building = build_index(
+        _Chosen(searchable.vectors, rows), searchable.documents[rows], np.ones(len(rows), dtype=bool),
+        [("sweep", len(rows))], None, settings,
+    )  # fmt: skip
     while True:
         try:
             event = next(building)
         except StopIteration as end:
             return end.value
         yield scoring.event("indexing", event.message or event.stage)
+
+
+class _Chosen:
+    """Some rows of an array-like that is not to be copied."""
+
+    def __init__(self, vectors: np.ndarray, rows: np.ndarray):
+        self._vectors, self._rows = vectors, rows
+        self.shape, self.dtype = (len(rows), *vectors.shape[1:]), vectors.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return self._vectors[self._rows[rows]]
+
+
+def _searched(index: Index, searchable: Searchable, nprobe: int) -> Search:
+    """With the ids that the chunks have among all."""
+    rows, probing = np.flatnonzero(searchable.allowed), index.with_nprobe(nprobe)
+
+    def search(vectors: np.ndarray, k: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found, distances = probing.search(vectors, k, own)
+        return np.where(found == NO_CHUNK, NO_CHUNK, rows[found]), distances
+
+    return search
 
 
 def _key(found: Found) -> bytes:
