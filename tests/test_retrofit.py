@@ -479,7 +479,7 @@ def test_a_run_goes_on_to_the_bit_and_becomes_a_model(base_folder, data_spec, to
     assert model.cca["3"].multi_head_attention.final_proj.weight.abs().max() > 0, "it has learned"
     assert main(["evaluate", "--model", "fitted", f"held={data_spec}", "--max-len", "128", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.partition("\n")[2])["probes"]["held"]
-    assert found["tokens"] == 6 * 127 and found["on"] != found["off"]
+    assert found["tokens"] == 6 * 127 and found["readings"]["on"] != found["readings"]["off"]
 
 
 def test_a_run_refuses_another_base(base_folder, data_spec, tokenizer):

@@ -337,7 +337,7 @@ def _leakage(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
     names = [reading for reading in ("on", "off") if any(row["bpb"].get(reading) is not None for row in rows)]
     lines = {
         LABELS[reading]: [
-            (row["alpha"], row["bpb"][reading], *((row.get("ci95") or {}).get(reading) or (None, None)))
+            (100 * row["alpha"], row["bpb"][reading], *((row.get("ci95") or {}).get(reading) or (None, None)))
             for row in rows
             if row["bpb"].get(reading) is not None
         ]
@@ -364,11 +364,11 @@ def _leakage(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
             figures.curves(
                 f"{name}: bits per byte by leakage",
                 lines,
-                "only chunks with an overlap r(C) of at most α",
+                "only chunks with an overlap r(C) of at most α, %",
                 "bits per byte",
-                counts=[(row["alpha"], row["chunks"]) for row in rows],
+                counts=[(100 * row["alpha"], row["chunks"]) for row in rows],
                 counted="chunks",
-                ticks=[row["alpha"] for row in rows if row["alpha"] in (0.125, 0.25, 0.5, 0.75, 1.0)],
+                ticks=[100 * row["alpha"] for row in rows if row["alpha"] in (0.125, 0.25, 0.5, 0.75, 1.0)],
             ),
             "Bits per byte over the chunks that share at most α of their length with a neighbour. What On "
             "gains at the left end is not copied; the bars say over how few chunks that is.",
