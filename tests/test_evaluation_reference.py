@@ -20,7 +20,7 @@ from indexing.pipeline.specs import write_data_spec, write_index_spec
 from indexing.precompute import precompute_neighbours
 from retro_core.checkpoint import load_reference
 from retro_core.cli import main
-from retro_core.evaluation.reference import ReferenceLosses, added, reference_losses
+from retro_core.evaluation.reference import ReferenceLosses, reference_losses
 
 K = 2
 GOLDEN = Path(os.environ.get("RETRO_PIPELINE_FIXTURES", "absent"))
@@ -63,7 +63,7 @@ def test_mean_over_all_labels_of_documents_that_are_cut(spec, tokenizer, max_len
     *_, ahead = reference_losses(model, examples, 3, num_workers=2)
     assert ahead.nats == pytest.approx(nats, rel=1e-9)
     parts = [list(reference_losses(model, examples, 2, part=(i, 3)))[-1] for i in range(3)]
-    assert added(parts).nats == pytest.approx(nats) and added(parts).tokens == tokens
+    assert sum(p.nats for p in parts) == pytest.approx(nats) and sum(p.tokens for p in parts) == tokens
 
 
 def test_what_it_cannot_do(spec, tokenizer):

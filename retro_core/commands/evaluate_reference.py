@@ -59,7 +59,7 @@ def add(commands) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from indexing.pipeline.examples import Examples
     from retro_core.checkpoint import load_reference
-    from retro_core.evaluation.reference import ReferenceLosses, added, reference_losses
+    from retro_core.evaluation.reference import ReferenceLosses, reference_losses
 
     for name in ("num_neighbours", "gpus_per_node", "num_nodes"):
         given = getattr(arguments, name)
@@ -81,7 +81,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             if not part[0]:
                 progress(f"{spec}: documents", found.done, found.total)
         if fabric is not None and part[1] > 1:
-            found = added([ReferenceLosses(*each) for each in _gathered(fabric, found)])
+            done, total, nats, tokens = _summed(fabric, found)
+            found = ReferenceLosses(int(done), int(total), nats, int(tokens))
         if not part[0]:
             print(f"{spec}: test_loss {found.mean:.5f}, {found.tokens:,} tokens, {found.done:,} documents")
 
@@ -101,10 +102,9 @@ def _fabric(arguments: argparse.Namespace) -> "Fabric | None":
     return open_fabric(config)
 
 
-def _gathered(fabric: "Fabric", found: "ReferenceLosses") -> list[list]:
-    """(done, total, nats, tokens) of every process"""
+def _summed(fabric: "Fabric", found: "ReferenceLosses") -> list[float]:
+    """done, total, nats and tokens of all processes together"""
     import torch
 
     mine = torch.tensor([found.done, found.total, found.nats, found.tokens], dtype=torch.float64)
-    rows = fabric.all_gather(mine.to(fabric.device)).cpu().tolist()
-    return [[int(done), int(total), nats, int(tokens)] for done, total, nats, tokens in rows]
+    return fabric.all_reduce(mine.to(fabric.device), reduce_op="sum").tolist()

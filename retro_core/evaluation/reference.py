@@ -108,13 +108,3 @@ def collated(documents: Sequence[Example], pad_id: int) -> tuple[Tensor, Tensor,
         labels[row, : len(document.labels)] = document.labels
         read[row, : len(document.neighbour_ids)] = document.neighbour_ids
     return tuple(torch.from_numpy(array) for array in (inputs, read, labels))
-
-
-def added(parts: Sequence[ReferenceLosses]) -> ReferenceLosses:
-    """The sums of several processes in one."""
-    return ReferenceLosses(
-        done=sum(part.done for part in parts),
-        total=sum(part.total for part in parts),
-        nats=sum(part.nats for part in parts),
-        tokens=sum(part.tokens for part in parts),
-    )
