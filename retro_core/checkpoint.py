@@ -236,8 +236,8 @@ def save_reference(path: Path | str, model: nn.Module, step: int = 0) -> Path:
     }
     settings = {key: value for key, value in config.to_dict().items() if key not in _NOT_IN_THE_REFERENCE}
     files.write_json(described, settings)
-    with files.new_file(path) as work:
-        torch.save(content, work)
+    with files.new_file(path) as work, open(work, "wb") as file:
+        torch.save(content, file)  # by its hidden name torch would refuse it
     return described
 
 

@@ -241,7 +241,8 @@ def flops_per_place(model: nn.Module, rows: Sequence[Tensor], device: torch.devi
     model.eval()
     with torch.no_grad(), counter:
         ids, labels, read = (tensor.to(device) for tensor in rows)
-        model(ids, read, labels, logits_to_keep=None)
+        # Without reduction no gradient is made along with the loss.
+        model(ids, read, labels, loss_reduction="none", logits_to_keep=None)
     model.train(was_training)
     return counter.get_total_flops() / ids.numel()
 

@@ -232,6 +232,11 @@ def test_schedules():
     rates = [learning_rate(step, settings) for step in range(100)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and rates[80] == 1.0
     assert rates[90] == pytest.approx(0.55) and rates[99] == pytest.approx(0.1 + 0.9 / 20)
+    cosine = [learning_rate(step, dataclasses.replace(settings, schedule="cosine")) for step in range(100)]
+    assert cosine[:81] == rates[:81] and cosine[90] == pytest.approx(0.55) and cosine[85] > rates[85]
+    assert cosine[95] < rates[95] and min(cosine) > 0.1, "the floor"
+    still = dataclasses.replace(settings, schedule="constant")
+    assert [learning_rate(step, still) for step in (0, 3, 80, 99)] == [0.25, 1.0, 1.0, 1.0]
     longer = dataclasses.replace(settings, steps=200)
     assert rates[:81] == [learning_rate(step, longer) for step in range(81)], "a run may be made longer"
     assert [copy_share(step, settings) for step in (0, 5, 10, 11)] == [0.8, 0.4, 0.0, 0.0]

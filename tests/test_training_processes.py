@@ -156,10 +156,8 @@ def test_the_command_in_two_processes_writes_one_run(material, tmp_path):
     assert read_status(run).state == "finished" and checkpoints(run)[-1].step == 4
     assert json.loads((run / "command.json").read_text())["argv"][1:4] == ["-m", "retro_core", "train"]
     list(train(config(material, steps=4, run="alone")))
-    one = [
-        json.loads(line)["loss"]
-        for line in (paths.runs_dir() / "alone/metrics.jsonl").open()
-        if "loss" in line
-    ]
-    two = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").open() if "loss" in line]
-    assert np.allclose(one, two, atol=1e-5, rtol=0)
+    losses = []
+    for path in (run, paths.runs_dir() / "alone"):
+        events = map(json.loads, (path / "metrics.jsonl").open())
+        losses.append([event["loss"] for event in events if "loss" in event])
+    assert len(losses[0]) == 4 and np.allclose(*losses, atol=1e-5, rtol=0)
