@@ -4,8 +4,8 @@
 
 DATA is what `python -m assets.models.make_training_set` made: a folder with a data.spec.json in each of
 train, factbook, bible, techdocs and wiki (probes that are not there are left out). OUT keeps every finished
-part, so a killed run goes on when it is started again; another seed goes into another folder there. It takes
-about 40 minutes on two cores, with --quick 8; --documents and --steps change that.
+part, so a killed run goes on when it is started again; another seed goes into another folder there. Made to
+take less than 40 minutes on two cores, with --quick less than 8; --documents and --steps change that.
 
 Evaluated is the model, with `retro_core.evaluation.measure`; OUT/seed-N/evaluation/report.html shows all.
 Trained are, for the two questions about RETRO-fitting, a plain language model, a RETRO-fit of it, and a RETRO
