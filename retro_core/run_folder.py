@@ -39,6 +39,7 @@ WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.pt", 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 NOT_ANSWERING = "not answering"  # what readers make of RUNNING after `SILENCE`
 HEARTBEAT, SILENCE = 5.0, 30.0  # seconds: between two of them; after which nobody is taken to be there
+STARTING, STARTING_SILENCE = "Starting.", 300.0  # message of one that has not spoken yet; seconds it may take
 STOPPED_EXIT_CODE = 143  # what a process ended by SIGTERM has
 _STEP = re.compile(r"step-(\d+)")
 LOST = (
@@ -118,7 +119,7 @@ def read_status(folder: Path) -> Status | None:
         return status
     if not is_alive(status.pid, status.pid_started):
         return dataclasses.replace(status, state=FAILED, message=LOST)
-    if time.time() - status.updated > SILENCE:
+    if time.time() - status.updated > (STARTING_SILENCE if status.message == STARTING else SILENCE):
         words = f"The process {status.pid} has said nothing for {time.time() - status.updated:,.0f} seconds."
         return dataclasses.replace(status, state=NOT_ANSWERING, message=words)
     return status

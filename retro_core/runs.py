@@ -325,7 +325,7 @@ def _launch(config: TrainConfig, folder: Path, inherited: int) -> RunInfo:
         os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
     # It takes seconds until it can say so itself.
     step = before.step if before else 0
-    run_folder.write_status(folder, RUNNING, step, config.steps, "Starting.", pid=process.pid)
+    run_folder.write_status(folder, RUNNING, step, config.steps, run_folder.STARTING, pid=process.pid)
     # Who collects a child that has ended is its parent, as long as there is one.
     threading.Thread(target=_collect, args=(process, folder), name="run", daemon=True).start()
     return _info(folder)
@@ -411,9 +411,10 @@ def _folder(name: str) -> Path:
 
 
 def _is_run(folder: Path) -> bool:
-    return not folder.name.startswith(".") and any(
-        (folder / name).exists() for name in (CONFIG_FILE, run_folder.STATUS_FILE, COMMAND_FILE)
-    )
+    """Nothing else is taken for a run, as one can be deleted: a model has a config.json too."""
+    told = any((folder / name).exists() for name in (run_folder.STATUS_FILE, COMMAND_FILE))
+    older = (folder / CONFIG_FILE).exists() and (folder / METRICS_FILE).exists()
+    return not folder.name.startswith(".") and (told or older)
 
 
 def _info(folder: Path) -> RunInfo:

@@ -269,7 +269,7 @@ print(json.dumps({"peak": int(status["VmHWM"].split()[0]) * 1024}))
 @pytest.mark.skipif(
     not Path("/proc/self/status").is_file(), reason="the kernel does not tell a program's peak"
 )
-@pytest.mark.parametrize("width, layers, batch", [(48, 2, 500), (512, 4, 20), (768, 8, 60)])
+@pytest.mark.parametrize("width, layers, batch", [(48, 2, 500), (512, 4, 20), (640, 4, 60)])
 def test_the_estimate_is_near_what_a_run_takes(folder, tokenizer, width, layers, batch):
     """Of many tokens and few weights, of few and many, and of both."""
     sizes = tiny_sizes(tokenizer, dec_num_layers=layers)
@@ -283,6 +283,7 @@ def test_the_estimate_is_near_what_a_run_takes(folder, tokenizer, width, layers,
     )
     assert done.returncode == 0, done.stderr
     peak = json.loads(done.stdout)["peak"]
+    print(f"estimated {found.memory_bytes:,}, taken {peak:,}")
     assert found.memory_bytes / 1.6 < peak < found.memory_bytes * 1.25, (found.memory_bytes, peak)
     taken = sum(path.stat().st_size for path in (paths.runs_dir() / "try").rglob("*") if path.is_file())
     assert found.disk_bytes / 2 < taken < found.disk_bytes, "the one being written is gone at the end"

@@ -137,11 +137,16 @@ def test_what_was_not_started_here_is_not_started_twice_either(worker):
     with files.lock(folder):
         with pytest.raises(TrainingError, match="being trained"):
             runs.start(TrainConfig(run="typed"))
-        (folder / "config.json").write_text("{}")
+        (folder / "command.json").write_text("{}")
         with pytest.raises(TrainingError, match="being trained"):
             runs.delete("typed")
-    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert [path.name for path in folder.iterdir()] == ["command.json"]
     runs.delete("typed")
+    model = paths.models_dir() / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="There is no run"):
+        runs.delete(str(model))
 
 
 def test_a_run_outlives_who_started_it(worker):
@@ -214,7 +219,8 @@ def test_a_process_that_lives_and_says_nothing_does_not_answer(retro_home):
     with pytest.raises(TrainingError, match="being trained"):
         runs.resume("silent")
     forged("quiet", updated=time.time() - 20)
-    assert runs.show("quiet").state == "running"
+    forged("slow", updated=time.time() - 200, message="Starting.")
+    assert runs.show("quiet").state == runs.show("slow").state == "running"
 
 
 def test_damaged_files_are_one_runs_sentence(retro_home):
