@@ -256,6 +256,12 @@ def _chosen(arguments: argparse.Namespace) -> tuple[Sequence[str], Sequence[str]
 
 
 def _check_datastore(arguments: argparse.Namespace, files: dict[str, Path], sets: dict[str, Path]) -> None:
+    texts = [f"{name}={path}" for name, path in files.items() if not _is_spec(path)]
+    if texts and is_remote(arguments.retriever):
+        raise InputError(
+            f"{texts[0]} would have to be left out of its own neighbours, which a service cannot do. Name a "
+            "datastore of yours."
+        )
     if arguments.datastore or is_remote(arguments.retriever):
         return
     if (arguments.retriever, arguments.only, arguments.exclude, arguments.leakage) != (
@@ -265,7 +271,6 @@ def _check_datastore(arguments: argparse.Namespace, files: dict[str, Path], sets
             "Neighbours of a SPEC are taken as they are; a retriever and what it leaves out need a datastore "
             "to look into. Name one with --datastore."
         )
-    texts = [f"{name}={path}" for name, path in files.items() if not _is_spec(path)]
     if texts or sets:
         what = texts[0] if texts else f"--questions {next(iter(sets))}"
         raise InputError(f"{what} has no neighbours of its own. Name what to look into with --datastore.")

@@ -71,6 +71,7 @@ QUICK_READINGS = ("on", "off", "random")
 SHOWN_CHUNKS = 1000  # single chunks that a result has of each probe, drawn at random, for a picture of them
 # What a prompt costs in one reading: answers to score, and some 20 tokens that are written one by one.
 _TOKENS_A_PROMPT = 300
+_SEARCHED_READINGS = {"random", "bm25", "oracle"}
 _NEEDS_SEARCH = ("k", "size", "nprobe", "knn-lm")
 _COMPARATORS = {"copying": COPYING, "in-context": IN_CONTEXT, "knn-lm": KNN_LM}
 
@@ -284,7 +285,7 @@ class _Measured:
         self.held_out = asked.held_out
         if config.limit:
             self.held_out = self.held_out.drawn(config.limit, config.seed)
-        self.name, self.names = asked.held_out.name, names
+        self.name, self.names = asked.held_out.name, list(names)
         self._losses: TokenLosses | None = None
         self._searchable: Searchable | None = None
         few = config.sweep_limit or len(self.held_out.documents)
@@ -292,6 +293,10 @@ class _Measured:
 
     def parts(self, wanted: Sequence[str], skipped: dict[str, str]) -> Iterator[_Part]:
         """In the order of PARTS. Readings are made whenever something else needs their losses."""
+        if self.held_out.searched is None:
+            for name in _SEARCHED_READINGS.intersection(self.names):
+                self.names.remove(name)
+                skipped[name] = "It looks into a datastore, and here is only what a service finds."
         tokens, few = self.held_out.num_tokens, self._few.num_tokens
         half, m = self.held_out.window / 2, self.held_out.chunk_size
         work = {
