@@ -1,7 +1,7 @@
 """Where a run is computed: one device or many, in which precision, and which rows of a batch each one takes.
 
-Several processes are started by `torchrun --nproc-per-node N -m retro_core train …`, or by Lightning itself
-where `gpus_per_node` asks for more than one.
+Several processes are started by `torchrun --nproc-per-node N -m -- retro_core train …`, or by Lightning
+itself where `gpus_per_node` asks for more than one.
 
 A batch of step t is the same whatever the number of processes: process r of w takes its rows r, r + w, ….
 Losses and gradients are sums over all its tokens divided by their number, so that they too are the same but

@@ -150,7 +150,9 @@ def test_the_command_in_two_processes_writes_one_run(material, tmp_path):
     ]
     folder = tmp_path / "experiments"
     (folder / "version_3").mkdir(parents=True)
-    said = together([], tmp_path, ["-m", "retro_core", "train", *arguments, "--experiment-dir", str(folder)])
+    said = together(
+        [], tmp_path, ["-m", "--", "retro_core", "train", *arguments, "--experiment-dir", str(folder)]
+    )
     run = folder / "version_4"
     assert said.count(f"of 4 in {run}") == 1 and "2 processes" in said
     assert read_status(run).state == "finished" and checkpoints(run)[-1].step == 4
