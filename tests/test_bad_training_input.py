@@ -284,6 +284,6 @@ def test_the_estimate_is_near_what_a_run_takes(folder, tokenizer, width, layers,
     assert done.returncode == 0, done.stderr
     peak = json.loads(done.stdout)["peak"]
     print(f"estimated {found.memory_bytes:,}, taken {peak:,}")
-    assert found.memory_bytes / 1.6 < peak < found.memory_bytes * 1.25, (found.memory_bytes, peak)
+    assert found.memory_bytes / 1.6 < peak < found.memory_bytes * 1.2, (found.memory_bytes, peak)
     taken = sum(path.stat().st_size for path in (paths.runs_dir() / "try").rglob("*") if path.is_file())
     assert found.disk_bytes / 2 < taken < found.disk_bytes, "the one being written is gone at the end"
