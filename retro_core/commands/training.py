@@ -25,8 +25,8 @@ def add(commands) -> None:
         "train",
         help="train a model, or resume the run of that name",
         epilog=f"Presets for --model: {', '.join(PRESETS)}. Their sizes: python -m retro_core presets. "
-        "Several processes: torchrun --nproc-per-node N -m -- retro_core train …. SIGTERM and Ctrl-C save and "
-        "stop after the current step.",
+        "Several processes: torchrun --nproc-per-node N -m -- retro_core train …. SIGTERM and Ctrl-C save "
+        "and stop after the current step.",
     )
     command.set_defaults(execute=_train)
     add_settings(command, TrainConfig)
