@@ -27,11 +27,12 @@ def view(
     *,
     run_id: str,
     busy: bool,
-    beginning: str = "",
+    given: str = "",
     title: str = "",
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """sources: where each setting's neighbours come from, for their titles and texts; None for nowhere"""
+    """sources: where each setting's neighbours come from, for their titles and texts; None for nowhere
+    given: all of the text, the beginning included"""
     from retro_core.comparison import FEWEST_WINDOWS, bits_per_byte, difference, perplexity
 
     groups: list[ScoredText] = []
@@ -65,15 +66,16 @@ def view(
                 "The models cut the text into other tokens or chunks: perplexities of a token, and single "
                 "tokens, cannot be compared between them. Bits per byte can."
             )
+    shown = [_group(first) for first in groups]
     return {
         "id": run_id,
         "title": title,
         "busy": busy,
         "headline": "" if busy else headline(settings),
-        "beginning": beginning,
+        "beginning": given.removesuffix("".join(shown[0]["tokens"])) if shown else "",
         "notes": said,
         "settings": settings,
-        "groups": [_group(first) for first in groups],
+        "groups": shown,
         "neighbours": neighbours,
     }
 

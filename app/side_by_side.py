@@ -135,8 +135,11 @@ def judgement(said: Sequence[str], found: Sequence[Sequence[str]], reads: Sequen
         return (
             f"{words} in what the model had looked up: it misread its neighbours, or did not use them.{guess}"
         )
-    one = "one stands" if len(copied) == 1 else "some stand"
-    return f"Only {one} word for word in what the model had looked up (underlined).{guess}"
+    quoted = " and ".join(f"“{_short(said[place])}”" for place in copied)
+    return (
+        f"Only {quoted} stands word for word in what the model had looked up (underlined); the rest it "
+        f"misread.{guess}"
+    )
 
 
 def common_beginning(texts: Sequence[str]) -> int:

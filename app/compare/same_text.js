@@ -10,8 +10,8 @@ function make(tag, className, ...children) {
   return node;
 }
 
-function span(interval, digits) {
-  return interval ? " (" + interval.map((value) => value.toFixed(digits)).join(" to ") + ")" : "";
+function span(interval, write) {
+  return interval ? " (" + interval.map(write).join(" to ") + ")" : "";
 }
 
 // ---- bars
@@ -33,12 +33,12 @@ function bars(value) {
       whisker.style.width = ((one.ci95[1] - Math.max(0, one.ci95[0])) / largest) * 100 + "%";
       bar.append(whisker);
     }
-    const numbers = make("span", "same-numbers", make("b", "", one.bpb.toFixed(2)), span(one.ci95, 2));
+    const numbers = make("span", "same-numbers", make("b", "", one.bpb.toFixed(2)), span(one.ci95, (value) => value.toFixed(2)));
     const more = make("span", "same-more");
     if (sameTokens) more.append("perplexity " + one.perplexity.toFixed(one.perplexity < 10 ? 2 : 1));
     if (one.less) {
       const base = value.settings.find((other) => other.group === one.group);
-      more.append((more.textContent ? " · " : "") + signed(one.less.value) + span(one.less.ci95, 2) + " against " + display(base.name));
+      more.append((more.textContent ? " · " : "") + signed(one.less.value) + span(one.less.ci95, signed) + " against " + display(base.name));
     }
     const row = make("div", "same-row", make("span", "same-name", display(one.name)), bar, numbers, more);
     row.setAttribute("role", "listitem");
@@ -163,7 +163,15 @@ function tokenTable(group, left, right, delta, apart) {
 function table(names, rows) {
   const head = make("tr", "", ...names.map((name) => make("th", "", name)));
   const body = rows.map((row) => make("tr", "", ...row.map((cell) => make("td", "", cell))));
-  return make("div", "same-table", make("table", "", make("thead", "", head), make("tbody", "", ...body)));
+  return scrolls("the tokens that differ", make("div", "same-table", make("table", "", make("thead", "", head), make("tbody", "", ...body))));
+}
+
+// What has a scroll bar of its own can be scrolled from the keyboard.
+function scrolls(label, node) {
+  node.tabIndex = 0;
+  node.setAttribute("role", "region");
+  node.setAttribute("aria-label", label);
+  return node;
 }
 
 // ---- neighbours
@@ -186,7 +194,7 @@ function neighbours(value) {
   ];
   const box = make("div", "same-neighbours");
   for (const [title, keys, where] of lists) {
-    const list = make("section", "", make("h5", "", title + " · " + keys.length));
+    const list = scrolls(title, make("section", "", make("h5", "", title + " · " + keys.length)));
     if (!keys.length) list.append(make("p", "compare-none", "none"));
     for (const key of keys) list.append(card(value.neighbours[key], where.get(key)));
     box.append(list);

@@ -71,6 +71,9 @@ function column(item, number, value) {
   const stage = make("p", busy ? "compare-stage compare-busy" : "compare-stage", item.stage);
   const read = make("div", "compare-read");
   const title = item.source ? "What it read" : "It read nothing";
+  read.tabIndex = 0; // it scrolls
+  read.setAttribute("role", "region");
+  read.setAttribute("aria-label", title + ", " + name);
   read.append(make("h5", "", title));
   for (const found of item.lookups) read.append(...lookup(found, item.lookups.length > 1));
   if (!item.source) read.append(make("p", "compare-none", "The same model with retrieval switched off: all it has is what training left in it."));

@@ -457,7 +457,8 @@ def read(
         for told in _prepared([way.retriever for way in ways], session):
             yield gr.skip(), told
         events = read_side_by_side(ways, beginning, scored, config.num_neighbours)
-        shown = {"run_id": run_id, "beginning": beginning if beginning.strip() else ""}
+        given = beginning + scored if beginning.strip() else scored
+        shown = {"run_id": run_id, "given": given}
         with closing(events):
             while len(found) < len(ways):
                 told = {
@@ -474,7 +475,7 @@ def read(
             yield gr.skip(), "Stopped before anything was read."
             return
         words = f"{len(found)} of {len(ways)} in {time.monotonic() - started:.1f} s"
-        told = f"Stopped after {words}." if len(found) < len(ways) else f"Read in {words}."
+        told = f"Stopped after {words}." if len(found) < len(ways) else f"Read {words}."
         notes = [text.NOT_FITTED.format(model=info.name) for info in infos if not info.fitted]
         yield (
             same_text.view(found, sources, busy=False, notes=notes, **shown),
