@@ -35,7 +35,7 @@ from retro_core.dataset import Batch, RetroDataset, TrainingBatches
 from retro_core.devices import check_devices, open_fabric, own_rows
 from retro_core.evaluation import window_losses
 from retro_core.functions import IGNORED_LABEL
-from retro_core.model import ChunkedCrossAttention, NeighbourEncoder, PositionBias, Retro, RMSNorm
+from retro_core.model import PositionBias, Retro, RMSNorm
 from retro_core.monitoring import (
     Evaluated,
     FellBack,
@@ -538,8 +538,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
     }
     slower = {
         id(p)
-        for module in model.modules()
-        if not fitted and isinstance(module, (NeighbourEncoder, ChunkedCrossAttention))
+        for module in ([] if fitted else _reading_modules(model))
         for p in module.parameters()
         if p is not model.base.dec_embs.weight
     }
@@ -562,6 +561,13 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
         for rests in (False, True)
         for slows, share in enumerate(shares)
     ]
+
+
+def _reading_modules(model: Retro) -> list[nn.Module]:
+    """Encoder, CCA, and the self-attention that tells CCA which token was the last but one."""
+    layers = [model.base.decoder[i] for i in sorted(model.config.dec_cca_layers)]
+    encoder = [model.base.encoder] if layers else []
+    return [*encoder, *(layer["1"] for layer in layers), *(layer["0"] for layer in layers[:1])]
 
 
 def calibration_texts(batches: TrainingBatches) -> Tensor:
