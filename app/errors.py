@@ -4,11 +4,13 @@ import functools
 import html
 import inspect
 import logging
+import tempfile
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import gradio as gr
 
+from indexing import paths
 from indexing.errors import RetroError
 
 OUR_FAULT = (
@@ -44,10 +46,22 @@ def shows_errors(handler: Callable) -> Callable:
     return function
 
 
+def sentence(error: RetroError) -> str:
+    """What the page says of an error: where this server keeps its files is its own affair."""
+    said = str(error)
+    for folder, word in (
+        (paths.home(), "RETRO_HOME"),
+        (paths.ASSETS.parent, "…"),
+        (tempfile.gettempdir(), "…"),
+    ):
+        said = said.replace(str(folder), word)
+    return said
+
+
 def _show(error: Exception) -> NoReturn:
     if isinstance(error, gr.Error):
         raise error
     if isinstance(error, RetroError):
-        raise gr.Error(html.escape(str(error)), duration=20, print_exception=False) from error
+        raise gr.Error(html.escape(sentence(error)), duration=20, print_exception=False) from error
     _log.exception("A handler failed", exc_info=error)
     raise gr.Error(OUR_FAULT, print_exception=False) from error

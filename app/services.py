@@ -19,6 +19,7 @@ from indexing.embedder import DEFAULT_EMBEDDER, Embedder, open_embedder
 from indexing.errors import CheckpointError, InputError, RetroError, TraceError
 from indexing.manifest import read_manifest
 from indexing.retokenised import RetokenisedDatastore
+from indexing.retrievers import Lookup, open_lookup
 from indexing.tokenizer import Tokenizer
 from retro_core.bases import CONFIG_FILE, BaseInfo, ModelInfo, base_folder, list_bases, list_models
 from retro_core.trace import Trace
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 
 _loading = threading.RLock()
 _models: dict[str, tuple[int, "LoadedModel"]] = {}  # name -> (time of its config, model)
+_tokenizers: dict[tuple[Path, int], Tokenizer] = {}  # (folder, time of its config) -> tokenizer
 _embedders: dict[str, Embedder] = {}
 _datastores: dict[str, Datastore] = {}
+_lookups: OrderedDict[str, Lookup] = OrderedDict()  # last used last
 _warming: list[threading.Thread] = []
 
 _keeping = threading.Lock()
@@ -96,8 +99,16 @@ def model(name: str = paths.DEMO_MODEL) -> "LoadedModel":
 
 
 def tokenizer(name: str = paths.DEMO_MODEL) -> Tokenizer:
-    """The model's tokenizer, without the model."""
-    return _models[name][1].tokenizer if model_is_loaded(name) else Tokenizer.load(_model_folder(name))
+    """The model's tokenizer, without the model; a few are kept, as a preview asks at each key."""
+    if model_is_loaded(name):
+        return _models[name][1].tokenizer
+    with _loading:
+        key = _model_folder(name), _time_of(_model_config(name))
+        if key not in _tokenizers:
+            while len(_tokenizers) > 2:
+                _tokenizers.pop(next(iter(_tokenizers)))
+            _tokenizers[key] = Tokenizer.load(key[0])
+        return _tokenizers[key]
 
 
 def _model_config(name: str) -> Path:
@@ -132,20 +143,46 @@ def embedder(name: str = DEFAULT_EMBEDDER) -> Embedder:
         return _embedders[name]
 
 
+def snapshot(name: str) -> Datastore:
+    """The datastore as it is on the disk now; its embedder is loaded when something is looked up."""
+    with _loading:
+        folder, known = paths.datastore_dir(name), _datastores.get(name)
+        if known is None or known.path != folder:
+            known = Datastore.open(name)
+        opened = _datastores[name] = known.current()
+    return opened
+
+
+def embedder_of(name: str) -> Embedder:
+    """The one that a datastore was built with; opens no more of it than that."""
+    return embedder(read_manifest(paths.datastore_dir(name))["embedder"]["name"])
+
+
 def datastore(name: str, model: "LoadedModel | None" = None) -> Datastore | RetokenisedDatastore:
     """The datastore as it is on the disk now, its embedder loaded and shared.
 
     model  the one that reads from it: if its tokenizer is another, texts are encoded again in its tokens
     """
     with _loading:
-        folder, known = paths.datastore_dir(name), _datastores.get(name)
-        if known is None or known.path != folder:
-            known = Datastore.open(name)
-        opened = _datastores[name] = known.current()
+        opened = snapshot(name)
         opened.share_embedder(embedder(opened.embedder_name))
     if model is None or opened.tokenizer.fingerprint == model.tokenizer.fingerprint:
         return opened
     return RetokenisedDatastore(opened, model.tokenizer, model.config.chunk_size)
+
+
+def lookup(name: str, form: str) -> Lookup:
+    """The datastore as it is now, in the order that `form` names; what was made for it, as an index of words,
+    is kept until the datastore changes. Raises what `datastore` and `open_lookup` do."""
+    store, key = datastore(name), f"{form} {name}"
+    with _loading:
+        known = _lookups.pop(key, None)
+        if known is None or known.datastore is not store:
+            known = open_lookup(form, store)
+        _lookups[key] = known
+        while len(_lookups) > settings.LOOKUPS_KEPT:
+            _lookups.popitem(last=False)
+    return known
 
 
 def is_read_as_text(name: str, model_name: str) -> bool:

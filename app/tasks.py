@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app import settings
-from app.errors import OUR_FAULT
+from app.errors import OUR_FAULT, sentence
 from indexing.errors import InputError, RetroError
 
 WAITING, RUNNING, DONE, CANCELLED, FAILED = "waiting", "running", "done", "cancelled", "failed"
 _CANCELLED_LINE = "Cancelled; nothing was changed."
-_PATIENCE = 0.5  # seconds between two looks at a task that says nothing
-
 _log = logging.getLogger(__name__)
 _changed = threading.Condition()
 _tasks: OrderedDict[str, "Task"] = OrderedDict()  # oldest first
@@ -85,9 +83,8 @@ def watch(task: Task) -> Iterator[Task]:
     seen = -1
     while True:
         with _changed:
-            _changed.wait_for(lambda: task.changes != seen, timeout=_PATIENCE)
-            if task.changes == seen:
-                continue
+            while task.changes == seen:
+                _changed.wait()
             seen, active = task.changes, task.active
         yield task
         if not active:
@@ -111,7 +108,7 @@ def _run(task: Task, work: Work) -> None:
                     return
                 _say(task, RUNNING, line)
     except RetroError as error:
-        _say(task, FAILED, {"text": str(error), "tone": "bad"})
+        _say(task, FAILED, {"text": sentence(error), "tone": "bad"})
     except Exception as error:
         _log.exception("A task failed", exc_info=error)
         _say(task, FAILED, {"text": OUR_FAULT, "tone": "bad"})

@@ -80,6 +80,34 @@ EXAMPLES = [
 ]
 
 
+# ---- Corpus
+
+CORPUS = (
+    "A **datastore** is what the model looks things up in while it writes: texts, cut into chunks of 64 "
+    "tokens, found again by meaning or by words. Make one of your own, or look into one that is here."
+)
+IMPORTING = "Or open a datastore that somebody exported"
+# Countries of the bundled Factbook that a first datastore can be made of.
+SAMPLES = ["Iceland", "Japan", "Kenya", "Peru", "Switzerland", "Vietnam"]
+INDEX_CHOICES = (
+    "What is proposed suits nearly everybody. Where memory is short, or a particular faiss index is to be "
+    "tried, ask for it here; what it would cost is said above."
+)
+NO_INDEX_YET = "Once there is a text, this says what will search its chunks, how long that takes, and why."
+RECALL = (
+    "Recall is the share of the truly nearest chunks that a search finds. Whatever the index, the distances "
+    "that are shown are exact."
+)
+NO_DATASTORE = "There is no datastore yet. Make one first: paste a text, and it is there in seconds."
+COPY_IT = "Make a copy under “Copy, rename, export”; the copy is yours to change."
+BUNDLED = f"It ships with the program and is never changed. To add or delete documents: {COPY_IT}"
+CHECKING = (
+    "**Verify** reads every byte and compares it with what was written. **Compact** takes the text of "
+    "deleted documents off the disk and joins what was added in parts; nothing is embedded again."
+)
+MAP_TOO_SMALL = "So few chunks that every one is near every other."
+
+
 # ---- Compare
 
 COMPARE_WRITING = (

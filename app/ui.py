@@ -31,7 +31,7 @@ def build_demo() -> gr.Blocks:
             with gr.Tab("Compare", id="compare"):
                 comparison = compare.build()
             with gr.Tab("Corpus", id="corpus"):
-                library = corpus.build()
+                library = corpus.build(demo)
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         read = [explorer.model, explorer.datastore]
         library.use.click(

@@ -246,23 +246,11 @@ def test_untrusted_text_in_a_trace_is_shown_as_it_is(open_page, tmp_path):
     frames(page)
 
 
-def test_untrusted_text_in_a_corpus_is_shown_as_it_is(open_page, tmp_path):
-    page = open_page()
-    page.get_by_role("tab", name="Corpus").click()
-    page.locator("#pasted textarea").fill(PAYLOAD)
-    page.wait_for_selector(".preview-chunk")
-    shown = page.evaluate(
-        "[...document.querySelectorAll('.preview-chunk')]"
-        ".map(chunk => chunk.textContent.slice(chunk.firstChild.textContent.length)).join('')"
-    )
-    assert shown == PAYLOAD
-
-
 def test_a_bad_upload_is_explained_and_loses_nothing(open_page, tmp_path):
     page = open_page()
     page.get_by_role("tab", name="Corpus").click()
     page.locator("#pasted textarea").fill("Kept as it is.")
-    page.wait_for_selector(".preview-chunk")
+    page.locator("#text-told").get_by_text("1 chunk").wait_for()
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n' * 6 + "{broken\n")
     page.locator("#files input[type=file]").set_input_files(path)
@@ -279,10 +267,8 @@ def test_an_empty_prompt_is_explained_and_the_trace_stays(open_page):
     assert page.locator(".lens-text").text_content() == before
 
 
-@pytest.mark.parametrize("tab", ["Explore", "Corpus"])
-def test_nothing_scrolls_sideways_on_a_phone(open_page, tab):
+def test_nothing_scrolls_sideways_on_a_phone(open_page):
     page = open_page(width=390)
-    page.get_by_role("tab", name=tab).click()
     frames(page, 10)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
@@ -369,31 +355,6 @@ def test_a_run_can_be_stopped_and_keeps_what_it_has(open_page, slowly):
         "document.querySelector('#progress').textContent.includes('Stopped after')", timeout=60_000
     )
     assert page.locator(".lens-neighbour").count() >= 1
-
-
-def test_a_pasted_corpus_is_indexed_found_and_used(open_page):
-    page = open_page()
-    page.get_by_role("tab", name="Corpus").click()
-    page.locator("#pasted textarea").fill(
-        "The Quibbling Heron is an inn at Marrow Ford, kept by Ada Brisket. " * 30
-    )
-    page.wait_for_selector(".preview-chunk")
-    page.locator("#corpus-name input, #corpus-name textarea").fill("inns")
-    page.locator("#index").click()
-    page.wait_for_function(
-        "document.querySelector('#index-progress').textContent.includes('Built')", timeout=90_000
-    )
-    page.locator("#query textarea, #query input").first.fill("Who keeps the inn?")
-    page.locator("#search").click()
-    page.locator("#results [role=gridcell]").filter(has_text="Ada Brisket", visible=True).first.wait_for()
-    page.locator("#use").click()
-    page.wait_for_function("document.querySelector('#datastore input').value === 'inns'")
-    page.wait_for_function("document.querySelector('#pill').textContent.includes('inns')")
-    assert page.get_by_role("tab", name="Explore").get_attribute("aria-selected") == "true"
-    page.reload()
-    page.wait_for_selector(".lens-token")
-    page.get_by_role("tab", name="Corpus").click()
-    page.locator("#listing [role=gridcell]").filter(has_text="inns", visible=True).first.wait_for()
 
 
 def test_another_model_is_chosen_runs_and_reads_in_its_own_tokens(server, open_page, monkeypatch):

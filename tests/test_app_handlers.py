@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ from app_calls import TEXT, fresh_services, message, run  # noqa: F401
 
 from app import services, settings
 from app.errors import shows_errors
-from app.tabs import corpus, explore
-from indexing import files, paths
+from app.tabs import corpus_make, explore
+from indexing import paths
 from indexing.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -87,117 +86,6 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path):
         assert message(explore.open_trace, str(path))
 
 
-def test_a_preview_cuts_as_indexing_cuts():
-    list(corpus.index(TEXT * 20, None, "rivers", False))
-    store = services.datastore("rivers")
-    shown = corpus.preview_texts(TEXT * 20, None, "")[0]["documents"][0]["chunks"]
-    assert [chunk["text"] for chunk in shown] == [store.text(i) for i in range(len(store.chunks))]
-    assert "".join(chunk["text"] for chunk in shown) == TEXT * 20
-
-
-def test_a_long_corpus_is_previewed_in_part_and_says_so():
-    value = corpus.preview_texts(TEXT * 5000, None, "")[0]
-    assert sum(len(document["chunks"]) for document in value["documents"]) == settings.PREVIEW_CHUNKS
-    assert "about" in value["summary"]
-    assert value["rest"]
-
-
-def test_a_name_is_suggested_only_where_none_is_given():
-    assert corpus.preview_texts(TEXT, None, "")[1] == "the-nile-flows"
-    assert isinstance(corpus.preview_texts(TEXT, None, "mine")[1], dict)  # gr.skip()
-
-
-def test_an_indexed_corpus_can_be_searched_and_is_listed():
-    *_, (progress, choice, rows) = corpus.index(TEXT * 20, None, "rivers", False)
-    assert progress["tone"] == "good" and "rivers" in progress["text"]
-    assert choice.value == "rivers"
-    assert "rivers" in [row[0] for row in rows]
-    found = corpus.search("volcano Sicily", "rivers")
-    assert "Sicily" in found[0][3]
-
-
-def test_a_corpus_of_one_chunk_works():
-    *_, (progress, _, _) = corpus.index("One sentence only.", None, "tiny", False)
-    assert "1 chunk" in progress["text"]
-    assert len(corpus.search("sentence", "tiny")) == 1
-
-
-def test_cancelling_leaves_nothing(monkeypatch):
-    steps = corpus.index(TEXT * 400, None, "rivers", False)
-    next(steps)
-    corpus.cancel()
-    *_, (progress, _, _) = steps
-    assert "nothing was written" in progress
-    left = [path.name for path in paths.datastores_dir().glob("*")]
-    assert left in ([], [".rivers.lock"])
-
-
-def test_a_page_that_goes_away_while_indexing_leaves_nothing():
-    steps = corpus.index(TEXT * 400, None, "rivers", False)
-    next(steps)
-    steps.close()
-    assert "rivers" not in [info.name for info in services.datastores()]
-    assert not list(paths.datastores_dir().glob(f"{files.UNFINISHED}*"))
-
-
-def test_replacing_a_datastore_reaches_the_search_at_once():
-    list(corpus.index("Bees dance on the comb.", None, "mine", False))
-    assert "Bees" in corpus.search("bees", "mine")[0][3]
-    assert "exists already" in message(corpus.index, "Honey.", None, "mine", False)
-    list(corpus.index("Glaciers move slowly.", None, "mine", True))
-    assert "Glaciers" in corpus.search("bees", "mine")[0][3]
-
-
-def upload(tmp_path, name, content):
-    path = tmp_path / name
-    path.write_bytes(content)
-    return [str(path)]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("empty.txt", b"", "empty.txt is empty"),
-        ("photo.txt", b"\x89PNG\0\0\1\2", "looks binary"),
-        ("latin.txt", "Zürich".encode("latin-1"), "byte 1"),
-        ("rows.jsonl", b'{"text": "a"}\n' * 6 + b'{"text": \n', "Line 7 of rows.jsonl"),
-        ("notes.pdf", b"text", "Cannot read notes.pdf: it is damaged, or no pdf file"),
-        ("notes.exe", b"text", "Cannot read notes.exe: expected a .txt, .md,"),
-    ],
-)
-def test_a_bad_file_is_named_with_its_remedy(tmp_path, name, content, expected):
-    assert expected in message(corpus.preview_texts, "", upload(tmp_path, name, content), "")
-    assert expected in message(corpus.index, "", upload(tmp_path, name, content), "mine", False)
-
-
-def test_tables_and_archives_are_indexed_and_what_was_left_out_is_told(tmp_path):
-    table = "title,text\n" + "Nile,The Nile flows north.\n" * 150 + "one field only\n"
-    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
-        archive.writestr("rivers.csv", table)
-        archive.writestr("<img src=x>.exe", "not text")
-    files = [str(tmp_path / "mine.zip")]
-    value, suggestion, _ = corpus.preview_texts("", files, "")
-    assert value["summary"].startswith("150 documents") and suggestion == "nile"
-    notes = "\n".join(value["notes"])
-    assert "1 row was left out:\n– Line 152 of mine.zip/rivers.csv has 1 fields, expected 2" in notes
-    assert "1 file was left out:\n– Cannot read mine.zip/<img src=x>.exe: expected a .txt" in notes
-    assert "149 documents repeat earlier ones:" in notes
-    *_, (progress, _, _) = corpus.index("", files, "rivers", False)
-    assert "150 documents" in progress["text"] and "1 row was left out." in progress["text"]
-    assert str(tmp_path) not in notes + progress["text"]
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"), [("", "no name yet"), ("../up", "cannot be used"), ("A B", "cannot")]
-)
-def test_a_bad_name_is_refused(name, expected):
-    assert expected in message(corpus.index, TEXT, None, name, False)
-
-
-def test_nothing_to_index_says_so():
-    assert "no text yet" in message(corpus.index, "", None, "mine", False)
-
-
 @pytest.fixture
 def tiny_model(monkeypatch):
     """A RETRO of random weights with the real tokenizer in the place of the bundled model."""
@@ -213,7 +101,7 @@ def tiny_model(monkeypatch):
     changed = services._time_of(services._model_config(paths.DEMO_MODEL))
     monkeypatch.setitem(services._models, paths.DEMO_MODEL, (changed, model))
     monkeypatch.setattr(settings, "SECONDS_BETWEEN_DRAWINGS", 0)  # all are drawn, however quick
-    list(corpus.index(TEXT * 40, None, "rivers", False))
+    list(corpus_make.index(TEXT * 40, None, "rivers", False))
 
 
 def test_a_run_shows_each_stage_and_ends_in_a_trace_that_is_kept(tiny_model):
@@ -257,7 +145,7 @@ def test_retrieval_off_reads_nothing(tiny_model):
 
 
 def test_a_datastore_of_one_chunk_serves_two_neighbours(tiny_model):
-    list(corpus.index("One sentence only.", None, "one", False))
+    list(corpus_make.index("One sentence only.", None, "one", False))
     *_, (view, _, _) = run("Rivers flow north.", True, "one", max_new_tokens=8)
     assert len(view["chunks"][0]["neighbours"]) == 1
 

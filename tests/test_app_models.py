@@ -6,7 +6,7 @@ import pytest
 from app_calls import TEXT, fresh_services, message, run  # noqa: F401
 
 from app import services, settings, ui
-from app.tabs import corpus, explore, more_models
+from app.tabs import corpus_make, explore, more_models
 from indexing import paths
 from indexing.errors import InputError
 from retro_core import bases, cli
@@ -25,7 +25,7 @@ def fitted(monkeypatch):
     monkeypatch.setattr(services, "_models", {})
     tokenizer = tiny_base()
     tiny_fit()
-    list(corpus.index(TEXT * 40, None, "rivers", False))
+    list(corpus_make.index(TEXT * 40, None, "rivers", False))
     return tokenizer
 
 

@@ -10,7 +10,7 @@ STYLE = _HERE / "parts.css"
 
 
 class StatusLine(gr.HTML):
-    """One line: {"text": str, "fraction": 0..1 or None, "tone": "idle", "busy" or "good"}, or just a text."""
+    """A line: {"text": str, "fraction": 0..1 or None, "tone": "idle", "busy", "good" or "bad"}, or a text."""
 
     def __init__(self, value: dict[str, Any] | str = "", **kwargs: Any):
         super().__init__(
@@ -30,6 +30,32 @@ class ChunkPreview(gr.HTML):
             value=value,
             html_template='<div class="chunk-preview"></div>',
             js_on_load=(_HERE / "preview.js").read_text(encoding="utf-8"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+
+class Findings(gr.HTML):
+    """What a search found, each in its place: see `corpus_search.search` for the value."""
+
+    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(
+            value=value,
+            html_template='<div class="findings" aria-live="polite"></div>',
+            js_on_load=(_HERE / "findings.js").read_text(encoding="utf-8"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+
+class Legend(gr.HTML):
+    """What colours mean: {"badge": text, "items": [{"colour", "name", "count"}], "notes": [text]}."""
+
+    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(
+            value=value,
+            html_template='<div class="legend"></div>',
+            js_on_load=(_HERE / "legend.js").read_text(encoding="utf-8"),
             apply_default_css=False,
             **kwargs,
         )

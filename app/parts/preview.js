@@ -1,4 +1,4 @@
-// value: {summary, notes: [text], documents: [{title, note, chunks: [{text, tokens, number}]}], rest}
+// value: {summary, lengths: [[label, count]], notes: [text], documents: [{title, note, chunks: [{text, tokens, number}]}], rest}
 const holder = element.querySelector(".chunk-preview");
 
 function make(tag, className, ...children) {
@@ -22,6 +22,15 @@ function show() {
     return;
   }
   holder.append(make("p", "preview-summary", value.summary));
+  if (value.lengths?.length) {
+    const most = Math.max(...value.lengths.map(([, count]) => count));
+    const bars = value.lengths.map(([label, count]) => {
+      const bar = make("i", "");
+      bar.style.width = (100 * count) / most + "%";
+      return make("div", "", make("dt", "", label), make("dd", "", make("span", "preview-bar", bar), String(count)));
+    });
+    holder.append(make("p", "preview-rest", "How long the documents are:"), make("dl", "preview-lengths", ...bars));
+  }
   for (const note of value.notes || []) holder.append(make("p", "preview-rest", display(note)));
   for (const item of value.documents) {
     const text = make("div", "preview-text");

@@ -1,0 +1,529 @@
+"""What a datastore is, and looking after it: documents come and go, it is checked, copied, exported."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app import services, settings, tasks, text
+from app.errors import sentence, shows_errors
+from app.parts import Facts, StatusLine
+from app.tabs import corpus_make
+from app.tabs.corpus_make import duration, index_in_words, recall, size
+from indexing import paths, upkeep
+from indexing.build import append, repair
+from indexing.bundle import SUFFIX, export
+from indexing.corpus import SUFFIXES, Document, Report
+from indexing.datastore import Datastore
+from indexing.errors import DatastoreError, InputError, RetroError
+from indexing.overview import Overview, documents, overview
+from indexing.upkeep import UpkeepEvent
+
+_LIST_COLUMNS = ["name", "chunks", "documents", "made"]
+_DOING = {"copying": "Copying chunks", "checking": "Checking every value"}
+_LONGEST_TITLE = 90
+
+
+@dataclass
+class Choice:
+    """Which datastore is looked into, and how far work on it is."""
+
+    chosen: gr.Dropdown
+    use: gr.Button
+    progress: StatusLine
+    cancel: gr.Button
+
+
+@dataclass
+class Card:
+    """shown: what `show` fills, in its order · changes: events after which the chosen datastore is another"""
+
+    task: gr.BrowserState
+    shown: list[gr.components.Component]
+    watched: list[gr.components.Component]
+    changes: list[Any]
+
+
+def build_choice() -> Choice:
+    with gr.Row(elem_classes="step-row"):
+        chosen = gr.Dropdown(
+            choices=[info.name for info in services.datastores()],
+            value=services.default_datastore(),
+            label="Datastore",
+            elem_id="chosen",
+            scale=4,
+        )
+        use = gr.Button("Use in Explore", size="md", elem_id="use", min_width=130)
+    with gr.Row(elem_classes="step-row"):
+        progress = StatusLine(elem_id="store-progress")
+        cancel_button = gr.Button(
+            "Cancel", interactive=False, visible=False, size="sm", elem_id="store-cancel", min_width=70
+        )
+    return Choice(chosen, use, progress, cancel_button)
+
+
+def build(choice: Choice) -> Card:
+    """Lay out the card of the chosen datastore and what can be done with it, and wire these."""
+    chosen, progress, cancel_button = choice.chosen, choice.progress, choice.cancel
+    task = gr.BrowserState(None, storage_key="retro-datastore-task", secret="retro-datastore")
+    first = gr.State(0)  # of the documents that are listed
+    facts = Facts(None, elem_id="card")
+    repair_button = gr.Button("Repair it", variant="primary", visible=False, elem_id="repair")
+    with gr.Column(elem_classes="folds"):
+        with gr.Accordion("Documents", open=False, elem_classes="fold", elem_id="documents-fold"):
+            words = gr.Textbox(
+                label="Find documents", placeholder="words of a title or source", max_lines=1, elem_id="find"
+            )
+            listed = gr.CheckboxGroup(choices=[], label="Documents", elem_id="documents")
+            with gr.Row(elem_classes="step-row"):
+                back = gr.Button("← Before", size="sm", interactive=False, min_width=80, elem_id="page-back")
+                on = gr.Button("More →", size="sm", interactive=False, min_width=80, elem_id="page-on")
+                delete_button = gr.Button("Delete the ticked", size="sm", min_width=130, elem_id="delete")
+            with gr.Row(visible=False, elem_classes="step-row") as sure:
+                question = StatusLine(elem_id="delete-question")
+                yes = gr.Button("Yes, delete", variant="stop", size="sm", min_width=100, elem_id="delete-yes")
+                no = gr.Button("Keep them", size="sm", min_width=100, elem_id="delete-no")
+        with gr.Accordion("Add documents", open=False, elem_classes="fold", elem_id="append-fold"):
+            pasted = gr.Textbox(label="Paste a text", lines=4, max_lines=10, elem_id="append-text")
+            files = gr.File(
+                label="or choose files",
+                file_count="multiple",
+                file_types=list(SUFFIXES),
+                height=120,
+                elem_id="append-files",
+            )
+            add_button = gr.Button("Add", variant="primary", size="md", elem_id="append")
+        with gr.Accordion("Check and tidy", open=False, elem_classes="fold", elem_id="check-fold"):
+            gr.Markdown(text.CHECKING)
+            with gr.Row(elem_classes="step-row"):
+                verify_button = gr.Button("Verify every byte", size="md", elem_id="verify")
+                compact_button = gr.Button("Compact", size="md", elem_id="compact")
+        with gr.Accordion("Copy, rename, export", open=False, elem_classes="fold", elem_id="copy-fold"):
+            new_name = gr.Textbox(
+                label="New name",
+                info="Lower-case letters, digits, '.', '_' and '-'.",
+                max_lines=1,
+                elem_id="new-name",
+            )
+            with gr.Row(elem_classes="step-row"):
+                copy_button = gr.Button("Copy under this name", size="md", elem_id="copy")
+                rename_button = gr.Button("Rename", size="md", elem_id="rename")
+            with gr.Row(elem_classes="step-row"):
+                export_button = gr.Button("Export as one file", size="md", elem_id="export")
+                download = gr.DownloadButton("Download", visible=False, size="md", elem_id="download")
+        with gr.Accordion("Remove it", open=False, elem_classes="fold", elem_id="remove-fold"):
+            typed = gr.Textbox(
+                label="Type the datastore's name to remove it",
+                info="Everything in it is removed, and cannot be got back.",
+                max_lines=1,
+                elem_id="remove-name",
+            )
+            remove_button = gr.Button("Remove", variant="stop", size="md", elem_id="remove")
+    listing = gr.Dataframe(
+        value=list_rows,
+        headers=_LIST_COLUMNS,
+        datatype="str",
+        interactive=False,
+        label="All datastores; click one to look into it",
+        elem_id="listing",
+    )
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    unlimited = {"concurrency_limit": None, **quiet}
+    page = [listed, back, on, first]
+    for event, step in ((back.click, -settings.DOCUMENTS_A_PAGE), (on.click, settings.DOCUMENTS_A_PAGE)):
+        event(turn(step), inputs=[chosen, words, first], outputs=page, **quiet)
+    words.change(turn(None), inputs=[chosen, words, first], outputs=page, trigger_mode="always_last", **quiet)
+    delete_button.click(ask_to_delete, inputs=[chosen, listed], outputs=[sure, question], **quiet)
+    no.click(lambda: gr.Row(visible=False), outputs=sure, queue=False, **quiet)
+    listing.select(choose_row, outputs=chosen, **quiet)
+    watched = [task, progress, cancel_button, download, chosen]
+    deleted = yes.click(delete, inputs=[chosen, listed, task], outputs=[sure, progress], **quiet)
+    changes = [
+        add_button.click(
+            add, inputs=[chosen, pasted, files, task], outputs=[*watched, pasted, files], **unlimited
+        ),
+        verify_button.click(verify, inputs=[chosen, task], outputs=watched, **unlimited),
+        compact_button.click(compact, inputs=[chosen, task], outputs=watched, **unlimited),
+        repair_button.click(mend, inputs=[chosen, task], outputs=watched, **unlimited),
+        copy_button.click(copy, inputs=[chosen, new_name, task], outputs=watched, **unlimited),
+        export_button.click(pack, inputs=[chosen, task], outputs=watched, **unlimited),
+        deleted,
+    ]
+    for button, handler, name in ((rename_button, rename, new_name), (remove_button, remove, typed)):
+        changes.append(
+            button.click(handler, inputs=[chosen, name, task], outputs=[chosen, progress, name], **quiet)
+        )
+    cancel_button.click(corpus_make.cancel, inputs=task, outputs=progress, queue=False, **quiet)
+    changing = [delete_button, add_button, compact_button, rename_button, remove_button]
+    shown = [facts, repair_button, sure, *page, *changing, new_name, listing]
+    return Card(task, shown, watched, changes)
+
+
+def attach(card: Card, page: gr.Blocks) -> None:
+    """After a reload: what was going on is watched again."""
+    page.load(
+        reattach,
+        inputs=card.task,
+        outputs=card.watched,
+        concurrency_limit=None,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+# ---------------------------------------------------------------------------------------------- look
+
+
+@shows_errors
+def show(name: str | None) -> tuple[Any, ...]:
+    """Everything about the chosen datastore, in the order of `Card.shown`."""
+    try:
+        facts = overview(_expect(name))
+    except RetroError as error:  # its description itself cannot be read, or it was removed meanwhile
+        gone, hidden = {"title": name or "", "notes": [sentence(error)]}, gr.update(visible=False)
+        nothing = gr.Button(interactive=False)
+        return gone, hidden, hidden, *_nothing_listed(), *(nothing,) * 5, gr.skip(), list_rows()
+    wrong = ""
+    try:
+        page = listed_documents(services.snapshot(name), "", 0)
+    except DatastoreError as error:
+        wrong, page = sentence(error), _nothing_listed()
+    own = gr.Button(interactive=not facts.bundled)
+    usable = gr.Button(interactive=not facts.bundled and not wrong)
+    return (
+        described(facts, wrong),
+        gr.Button(visible=bool(wrong) and not facts.bundled),
+        gr.Row(visible=False),
+        *page,
+        *(usable,) * 3,
+        own,
+        own,
+        f"my-{name}"[:64],
+        list_rows(),
+    )
+
+
+def described(facts: Overview, wrong: str = "") -> dict[str, Any]:
+    """The value of `Facts`."""
+    index = index_in_words(facts.advice)
+    found = recall(facts.advice)
+    if facts.measured is not None:
+        index = facts.measured.factory
+        found = f"{facts.measured.recall_at_10:.1%}, measured with {facts.measured.queries:,} queries"
+    elif not facts.advice.exact:
+        index += "; the first search builds it"
+    deleted = f" and {facts.deleted:,} deleted ones until it is compacted" if facts.deleted else ""
+    notes = [wrong] if wrong else []
+    if facts.bundled:
+        notes.append(text.BUNDLED)
+    return {
+        "title": facts.name,
+        "facts": [
+            ["Documents", f"{facts.documents:,}{deleted}"],
+            ["Chunks", f"{facts.chunks:,} of {facts.chunk_size} tokens"],
+            ["Tokens", f"{facts.tokens:,}"],
+            ["Tokenizer", facts.tokenizer],
+            ["Embedder", f"{facts.embedder}, {facts.dim} numbers"],
+            ["Index", index],
+            ["Recall of the true 10 nearest", found],
+            ["On disk", size(facts.bytes)],
+            ["Made", f"{_time(facts.created)} UTC"],
+            ["Version", f"{facts.version}, in {facts.segments} segment{'' if facts.segments == 1 else 's'}"],
+            ["Fingerprint", facts.fingerprint[:16]],
+        ],
+        "notes": notes,
+        "commands": [f'python -m indexing search {facts.name} "your text"'],
+    }
+
+
+def listed_documents(datastore: Datastore, words: str, first: int) -> tuple[Any, Any, Any, int]:
+    """(the list, buttons to the page before and after, its first document's place)."""
+    first = max(0, first)
+    found, more = documents(datastore, words, first, settings.DOCUMENTS_A_PAGE)
+    choices = [(_named(listed.label.title, listed.chunks), listed.label.id) for listed in found]
+    what = f"with “{words.strip()}”" if words.strip() else f"of {datastore.num_documents:,}"
+    label = f"Documents {first + 1:,}–{first + len(found):,} {what}" if found else f"No document {what}"
+    return (
+        gr.CheckboxGroup(choices=choices, value=[], label=label),
+        gr.Button(interactive=first > 0),
+        gr.Button(interactive=more),
+        first,
+    )
+
+
+def _named(title: str, chunks: int) -> str:
+    title = title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1]}…"
+    return f"{title} · {chunks:,} chunk{'' if chunks == 1 else 's'}"
+
+
+def _nothing_listed() -> tuple[Any, Any, Any, int]:
+    nothing = gr.Button(interactive=False)
+    return gr.CheckboxGroup(choices=[], value=[], label="Documents"), nothing, nothing, 0
+
+
+def turn(step: int | None) -> Callable[..., Any]:
+    """The handler that goes `step` documents on, or (None) to the first page."""
+
+    @shows_errors
+    def handler(name: str | None, words: str | None, first: int) -> tuple[Any, ...]:
+        if not name:
+            return _nothing_listed()
+        first = 0 if step is None or not isinstance(first, int) else first + step
+        return listed_documents(services.snapshot(name), (words or "")[:200], first)
+
+    return handler
+
+
+def list_rows() -> list[list[str]]:
+    """Rows of the table of datastores."""
+    return [
+        [
+            info.name,
+            f"{info.num_chunks:,}",
+            f"{info.num_documents:,}",
+            "bundled" if info.bundled else _time(info.created),
+        ]
+        for info in services.datastores()
+    ]
+
+
+@shows_errors
+def choose_row(chosen: gr.SelectData) -> Any:
+    row = chosen.row_value
+    name = row[0] if isinstance(row, list) and row else None
+    names = [info.name for info in services.datastores()]
+    return gr.Dropdown(choices=names, value=name) if name in names else gr.skip()
+
+
+def _time(created: str) -> str:
+    return created.replace("T", " ").rstrip("Z")
+
+
+# -------------------------------------------------------------------------------------------- change
+
+
+@shows_errors
+def ask_to_delete(name: str | None, ids: list[str] | None) -> tuple[Any, Any]:
+    """(the row with the question, the question)."""
+    if not name or not ids:
+        raise InputError("No document is ticked. Tick those that shall leave the datastore.")
+    count = len(ids)
+    what = "this document" if count == 1 else f"these {count} documents"
+    return gr.Row(visible=True), f"Delete {what} from {name}? No search finds them afterwards."
+
+
+@shows_errors
+def delete(name: str | None, ids: list[str] | None, known: Any) -> tuple[Any, Any]:
+    """(the row with the question, progress)."""
+    _expect_free(known)
+    if not ids:
+        raise InputError("No document is ticked. Tick those that shall leave the datastore.")
+    version = upkeep.delete(_expect(name), ids)
+    count = len(ids)
+    told = f"Deleted {count} document{'' if count == 1 else 's'}; {name} is at version {version}."
+    return gr.Row(visible=False), {"text": told, "tone": "good"}
+
+
+@shows_errors
+def add(
+    name: str | None, pasted: str | None, files: list[str] | None, known: Any
+) -> Iterator[tuple[Any, ...]]:
+    """Yield as `_followed`, then the emptied box and files."""
+    name = _expect(name)
+    _expect_own(name)
+
+    def work() -> Generator[dict[str, Any], None, None]:
+        report = Report()
+        yield {"text": "Reading documents…", "tone": "busy"}
+        added: list[Document] = []
+        for document in corpus_make.documents_of(pasted, files, None, report):
+            added.append(document)
+            yield {"text": f"Reading documents: {len(added):,}", "tone": "busy"}
+        yield from corpus_make.loading_embedder()
+        told = yield from corpus_make.followed(append(name, added, services.embedder_of(name)))
+        yield from corpus_make.make_searchable(name, None)
+        yield {"text": " ".join([told, *report.sentences(examples=0)]), "tone": "good"}
+
+    for shown, now in _followed(known, "append", name, work):
+        done = now.state == tasks.DONE
+        yield *shown, "" if done else gr.skip(), None if done else gr.skip()
+
+
+@shows_errors
+def verify(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
+    name = _expect(name)
+    for shown, _ in _followed(known, "verify", name, lambda: _lines(upkeep.verify(name))):
+        yield shown
+
+
+@shows_errors
+def compact(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
+    name = _expect(name)
+    _expect_own(name)
+    for shown, _ in _followed(known, "compact", name, lambda: _lines(upkeep.compact(name))):
+        yield shown
+
+
+@shows_errors
+def mend(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
+    name = _expect(name)
+    _expect_own(name)
+
+    def work() -> Generator[dict[str, Any], None, None]:
+        yield from corpus_make.loading_embedder()
+        told = yield from corpus_make.followed(repair(name, services.embedder_of(name)))
+        yield {"text": told, "tone": "good"}
+
+    for shown, _ in _followed(known, "repair", name, work):
+        yield shown
+
+
+@shows_errors
+def copy(name: str | None, new_name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
+    name, new_name = _expect(name), paths.check_name((new_name or "").strip())
+
+    def work() -> Generator[dict[str, Any], None, str]:
+        yield {"text": f"Copying {name}…", "tone": "busy"}
+        upkeep.copy(name, new_name)
+        yield {"text": f"Copied {name} to {new_name}, which is yours to change.", "tone": "good"}
+        return new_name
+
+    for shown, _ in _followed(known, "copy", name, work):
+        yield shown
+
+
+@shows_errors
+def pack(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
+    """Export: the last event brings the file to be downloaded."""
+    name = _expect(name)
+
+    def work() -> Generator[dict[str, Any], None, Path]:
+        file = _place_for_exports() / f"{name}{SUFFIX}"
+        try:
+            yield from _lines(export(name, file))
+        except GeneratorExit:
+            shutil.rmtree(file.parent, ignore_errors=True)
+            raise
+        return file
+
+    for shown, _ in _followed(known, "export", name, work):
+        yield shown
+
+
+def _place_for_exports() -> Path:
+    """A new folder; those of an hour ago are removed, as they were downloaded or forgotten."""
+    with suppress(OSError):
+        for old in Path(tempfile.gettempdir()).glob("retro-export-*"):
+            if time.time() - old.stat().st_mtime > settings.EXPORTS_KEPT:
+                shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="retro-export-"))
+
+
+@shows_errors
+def rename(name: str | None, new_name: str | None, known: Any) -> tuple[Any, Any, Any]:
+    """(choice of datastore, progress, name)."""
+    _expect_free(known)
+    name, new_name = _expect(name), (new_name or "").strip()
+    upkeep.rename(name, new_name)
+    return _choices(new_name), {"text": f"{name} is {new_name} now.", "tone": "good"}, ""
+
+
+@shows_errors
+def remove(name: str | None, typed: str | None, known: Any) -> tuple[Any, Any, Any]:
+    """(choice of datastore, progress, what was typed)."""
+    _expect_free(known)
+    name = _expect(name)
+    _expect_own(name)
+    if (typed or "").strip() != name:
+        raise InputError(f"To remove {name!r}, type exactly its name; got {(typed or '').strip()!r}.")
+    upkeep.remove(name)
+    return _choices(services.default_datastore()), {"text": f"Removed {name}.", "tone": "good"}, ""
+
+
+def _choices(name: str | None) -> gr.Dropdown:
+    return gr.Dropdown(choices=[info.name for info in services.datastores()], value=name)
+
+
+def _lines(events: Iterator[UpkeepEvent]) -> Iterator[dict[str, Any]]:
+    """Lines of progress, with the time that is left."""
+    begun = time.monotonic()
+    try:
+        for event in events:
+            if event.stage == "done":
+                yield {"text": event.message, "tone": "good"}
+                continue
+            words, fraction = _DOING[event.stage], event.done / event.total if event.total else None
+            if fraction:
+                left = (time.monotonic() - begun) * (1 - fraction) / fraction
+                words += f": {event.done:,} of {event.total:,} · {duration(left)} left"
+            yield {"text": words, "fraction": fraction, "tone": "busy"}
+    finally:
+        events.close()  # when it is cancelled
+
+
+def _followed(
+    known: Any, kind: str, name: str, work: tasks.Work
+) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
+    """Begin a task, then yield ((what the browser remembers, progress, button to cancel, download, choice of
+    datastore), the task) until it has ended."""
+    _expect_free(known)
+    yield from _watched(tasks.start(kind, name, work))
+
+
+def _watched(task: tasks.Task) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
+    for now in tasks.watch(task):
+        known = {"task": task.id, "name": task.subject, "kind": task.kind} if now.active else None
+        download = gr.DownloadButton(visible=False)
+        choice = gr.skip()
+        if now.state == tasks.DONE and task.kind == "export":
+            label = f"Download {task.result.name} ({size(task.result.stat().st_size)})"
+            download = gr.DownloadButton(label=label, value=str(task.result), visible=True)
+        if now.state == tasks.DONE and task.kind == "copy":
+            choice = _choices(task.result)
+        button = gr.Button(visible=now.active, interactive=now.active)
+        yield (known, now.line, button, download, choice), now
+        if now.state == tasks.FAILED:
+            raise InputError(now.line["text"])
+
+
+@shows_errors
+def reattach(known: dict[str, Any] | None) -> Iterator[tuple[Any, ...]]:
+    """What was begun before the page was loaded anew."""
+    name = known.get("name") if isinstance(known, dict) else None
+    if not isinstance(name, str) or not isinstance(known.get("task"), str):
+        yield None, *(gr.skip(),) * 4
+        return
+    task = tasks.find(known["task"])
+    if task is None:
+        yield None, {"text": corpus_make.lost(name), "tone": "bad"}, *(gr.skip(),) * 3
+        return
+    for shown, _ in _watched(task):
+        yield shown
+
+
+def _expect(name: str | None) -> str:
+    if not name:
+        raise InputError(text.NO_DATASTORE)
+    return paths.check_name(name)
+
+
+def _expect_own(name: str) -> None:
+    """What ships with the program is refused before it waits in line."""
+    if paths.is_bundled(paths.datastore_dir(name)):
+        raise DatastoreError(f"{name} ships with the program and is not changed. {text.COPY_IT}")
+
+
+def _expect_free(known: Any) -> None:
+    """One thing at a time on a page."""
+    task = tasks.find(known.get("task")) if isinstance(known, dict) else None
+    if task is not None and task.active:
+        raise InputError(
+            f"Work on {task.subject!r} is still going on. Wait until it has finished, or cancel it."
+        )
