@@ -357,6 +357,7 @@ def counted(
     spec: Path, sizes: Any, folder: Path, base: Path, fit: TrainConfig, batch: int, seed: int
 ) -> dict[str, float]:
     """Operations of one step, forward and backward, of the base, the fit and `small`, on the same batch."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import AutoModelForCausalLM
 
@@ -372,12 +373,19 @@ def counted(
         "fit": lambda: fitted(*reading, logits_to_keep=None).loss,
         "scratch": lambda: whole(*reading, logits_to_keep=None).loss,
     }
+    # The counter knows no product in place, and only the plain one of torch's kernels for attention.
+    in_place = dict.fromkeys((torch.ops.aten.baddbmm_, torch.ops.aten.addmm_), added_product)
     found = {}
     for name, loss in steps.items():
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=in_place) as counter, sdpa_kernel(SDPBackend.MATH):
             loss().backward()
         found[name] = float(counter.get_total_flops())
     return found
+
+
+def added_product(_: object, left: torch.Size, right: torch.Size, *__: object, **___: object) -> int:
+    """Operations of total += left @ right, by the operands' shapes."""
+    return 2 * math.prod(left) * right[-1]
 
 
 @torch.inference_mode()

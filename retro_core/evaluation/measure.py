@@ -47,6 +47,7 @@ from retro_core.evaluation.swap import SwapResult, fact_swap, read_prompts
 from retro_core.evaluation.sweeps import KS, NPROBES, SHARES, SIZE_SEEDS, sweeps
 from retro_core.model import Retro
 
+# Whoever changes what a part holds or how it is computed raises the version: kept parts are then made anew.
 FORMAT, VERSION = "retro-evaluation", 1
 RESULT_FILE = "evaluation.json"
 PARTS_DIR = "parts"
