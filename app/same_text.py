@@ -88,9 +88,15 @@ def headline(settings: Sequence[dict[str, Any]]) -> str:
     if best is first:
         return f"Nothing beats “{first['name']}” on this text: {first['bpb']:.2f} bits per byte."
     less = first["bpb"] - best["bpb"]
+    interval = best["less"] and best["less"]["ci95"]
+    doubt = (
+        " The interval of this difference reaches 0: it may be chance."
+        if interval and interval[1] >= 0
+        else ""
+    )
     return (
         f"Read with “{best['name']}”, the model expected this text best: {best['bpb']:.2f} bits per byte, "
-        f"{less:.2f} less than with “{first['name']}”."
+        f"{less:.2f} less than with “{first['name']}”.{doubt}"
     )
 
 

@@ -57,7 +57,7 @@ def view(
         if begun is None
         else "".join(token["text"] for token in begun.tokens[: begun.prompt_tokens]),
         "columns": [
-            _column(one, source, "" if busy else phrase, shared, stopped)
+            _column(one, source, "" if busy else phrase[: _QUOTED - 1], shared, stopped)
             for one, source, phrase in zip(live, sources, said, strict=True)
         ],
     }
@@ -117,6 +117,8 @@ def judgement(said: Sequence[str], found: Sequence[Sequence[str]], reads: Sequen
 
     if not all(said):
         return ""
+    if any(len(words) > _QUOTED for words in said):  # a story, of which no whole clause stands anywhere
+        return "Underlined is what stands, word for word, both in a text and in what it had looked up."
     readers = [place for place, one in enumerate(reads) if one]
     copied = [place for place in readers if stands(said[place], found[place])]
     guess = ""

@@ -10,6 +10,7 @@ from tiny_fits import tiny_base, tiny_fit
 
 from app import services, text
 from app.compare import SameText, SideBySide
+from app.same_text import headline
 from app.side_by_side import answer, common_beginning, judgement, parts, sentence
 from app.tabs import compare
 from indexing import paths
@@ -120,6 +121,7 @@ def test_the_headline_says_what_was_written_and_whether_it_stands_in_what_was_re
     only = judgement(["6,327,649", said[1]], found[:2], [True, True])
     assert only.startswith("Only “35,336,133” stands")
     assert judgement(["1", "2"], found[:2], [True, True]).startswith("None of them stands")
+    assert "Underlined" in judgement(["a long story " * 9, "1"], found[:2], [True, True])
     assert sentence(["a", "b"], ["x", ""]) == []
 
 
@@ -181,6 +183,17 @@ def test_one_document_has_intervals_of_its_windows_and_reads_what_was_typed():
     # The first chunk asks and is not scored; nothing else is lost.
     assert view["beginning"] + "".join(view["groups"][0]["tokens"]) == TEXT * 14
     assert len(services.tokenizer().encode(view["beginning"])) == 64
+
+
+def test_the_headline_names_the_best_reading_and_says_when_it_may_be_chance():
+    off = {"name": "no retrieval", "bpb": 1.5, "less": None}
+    best = {"name": "by words (BM25)", "bpb": 1.25, "less": {"value": -0.25, "ci95": (-0.5, -0.1)}}
+    words = headline([off, best])
+    assert "“by words (BM25)”" in words and "0.25 less than with “no retrieval”" in words
+    assert "chance" not in words
+    assert "chance" in headline([off, best | {"less": {"value": -0.25, "ci95": (-0.5, 0.1)}}])
+    assert headline([best, off | {"less": {"value": 0.25, "ci95": None}}]).startswith("Nothing beats")
+    assert headline([off]) == ""
 
 
 def test_models_with_other_tokenizers_share_bytes_but_no_tokens():

@@ -38,13 +38,20 @@ function bars(value) {
     if (sameTokens) more.append("perplexity " + one.perplexity.toFixed(one.perplexity < 10 ? 2 : 1));
     if (one.less) {
       const base = value.settings.find((other) => other.group === one.group);
-      more.append((more.textContent ? " · " : "") + signed(one.less.value) + span(one.less.ci95, signed) + " against " + display(base.name));
+      const against = sameTokens ? "" : " against " + display(base.name); // else it stands above
+      more.append((more.textContent ? " · " : "") + signed(one.less.value) + span(one.less.ci95, signed) + against);
     }
     const row = make("div", "same-row", make("span", "same-name", display(one.name)), bar, numbers, more);
     row.setAttribute("role", "listitem");
     table.append(row);
   }
   return table;
+}
+
+function scale(value) {
+  const words = "bits per byte, less is better";
+  const several = value.groups.length === 1 && value.settings.length > 1;
+  return several ? words + "; at the end of a line, the difference from “" + display(value.settings[0].name) + "”" : words;
 }
 
 // ---- which two
@@ -221,7 +228,7 @@ function show() {
   const nodes = [];
   if (value.title) nodes.push(make("p", "compare-title", display(value.title)));
   if (value.headline) nodes.push(make("p", "compare-headline", display(value.headline)));
-  const head = make("h4", "", "How well the model expected this text", make("span", "compare-by", "bits per byte, less is better"));
+  const head = make("h4", "", "How well the model expected this text", make("span", "compare-by", scale(value)));
   nodes.push(head, bars(value), ...value.notes.map((note) => make("p", "compare-note", display(note))));
   if (value.settings.length > 1) {
     const pair = make("div", "same-pair", selector("Compare", "left", value), selector("with", "right", value));

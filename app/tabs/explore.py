@@ -280,7 +280,7 @@ def stops(lines: str | None) -> list[str]:
 def check_prompt(prompt: str, model_name: str) -> None:
     """Raises InputError if the prompt is empty or too long for this model."""
     if not isinstance(prompt, str) or not prompt.strip():
-        raise InputError("The prompt is empty. Type a beginning, or take one of the examples below the box.")
+        raise InputError("The prompt is empty. Type a beginning, or take one of the examples.")
     count = len(prompt)
     if count <= settings.MAX_PROMPT_CHARACTERS:
         count = len(services.tokenizer(model_name).encode(prompt))
