@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from app_calls import TEXT, fresh_services, message  # noqa: F401
-from tiny_fits import tiny_base, tiny_fit
+from tiny_models import tiny_model
 
 from app import services, text
 from app.compare import SameText, SideBySide
@@ -196,15 +196,17 @@ def test_the_headline_names_the_best_reading_and_says_when_it_may_be_chance():
     assert headline([off]) == ""
 
 
-def test_models_with_other_tokenizers_share_bytes_but_no_tokens():
-    tiny_base()
-    tiny_fit()
+def test_models_with_other_tokenizers_share_bytes_but_no_tokens(tokenizer):
+    from retro_core.checkpoint import save_model
+
+    other = tiny_model(num_embeddings=tokenizer.vocab_size, chunk_size=16, pad_token_idx=tokenizer.pad_id)
+    save_model(paths.models_dir() / "other", other.float(), tokenizer)
     rivers()
-    *_, (view, _) = read(TEXT * 6, "", ["off", "dense"], store_name="rivers", other_model="tiny-fit")
+    *_, (view, _) = read(TEXT * 6, "", ["off", "dense"], store_name="rivers", other_model="other")
     assert [one["group"] for one in view["settings"]] == [0, 0, 1, 1]
     assert ["".join(group["tokens"]) for group in view["groups"]][0] == "".join(view["groups"][1]["tokens"])
     assert any("other tokens or chunks" in note for note in view["notes"])
-    assert view["settings"][2]["less"] is None and view["settings"][3]["name"].startswith("tiny-fit: ")
+    assert view["settings"][2]["less"] is None and view["settings"][3]["name"].startswith("other: ")
 
 
 def test_reading_can_be_stopped_between_two_settings():
