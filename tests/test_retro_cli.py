@@ -58,7 +58,8 @@ def test_every_setting_is_an_option_with_its_default_and_its_bounds(capsys):
     (["evaluate", "spec.json"], "Expected NAME=FILE, got 'spec.json'."),
     (["evaluate", "--run", "absent", "held=spec.json"], "Run 'absent' has no checkpoint"),
     (["export", "absent", "new"], "Run 'absent' has no checkpoint"),
-    (["export", "../x", "new"], "cannot be used as a name"),
+    (["export", "Run 1", "new"], "cannot be used as a name"),
+    (["export", "../x", "new"], "Run '../x' has no checkpoint in ../x"),
 ])  # fmt: skip
 def test_errors_are_one_sentence_and_exit_2(capsys, line, sentence):
     assert main(line) == 2
