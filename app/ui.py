@@ -25,13 +25,14 @@ def build_demo() -> gr.Blocks:
             gr.Markdown(f"# {text.TITLE}\n{text.TAGLINE}", elem_id="wordmark")
             pill = StatusLine(status(paths.DEMO_MODEL, services.default_datastore()), elem_id="pill")
             gr.Button("◐ Theme", size="sm", min_width=0, elem_id="theme")  # see page.js
+        remembered = corpus.remember()
         with gr.Tabs(selected="explore", elem_id="tabs") as tabs:
             with gr.Tab("Explore", id="explore"):
                 explorer = explore.build()
             with gr.Tab("Compare", id="compare"):
                 comparison = compare.build()
             with gr.Tab("Corpus", id="corpus"):
-                library = corpus.build(demo)
+                library = corpus.build(demo, remembered)
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         read = [explorer.model, explorer.datastore]
         library.use.click(

@@ -9,7 +9,15 @@ import pytest
 from app_calls import TEXT, fresh_services, message  # noqa: F401
 
 from app import services, settings, tasks, text
-from app.tabs import corpus_card, corpus_make, corpus_map, corpus_search
+from app.tabs import (
+    corpus_card,
+    corpus_index,
+    corpus_make,
+    corpus_map,
+    corpus_search,
+    corpus_text,
+    corpus_upkeep,
+)
 from indexing import files, paths
 from indexing.bundle import SUFFIX
 from indexing.chunks import CHUNKS_FILE
@@ -81,7 +89,7 @@ def test_a_name_is_suggested_only_where_none_is_given():
 
 
 def test_documents_are_counted_by_their_length():
-    assert corpus_make.lengths([1, 60, 64 * 4, 64 * 4 * 7], 4.0) == [
+    assert corpus_text.lengths([1, 60, 64 * 4, 64 * 4 * 7], 4.0) == [
         ["1 chunk", 2],
         ["2 chunks", 1],
         ["3–4 chunks", 0],
@@ -106,7 +114,7 @@ def test_the_advisor_says_what_it_would_build_and_refuses_what_cannot_be():
     assert "ram_mb" in message(corpus_make.advise_again, value, "", -1, True)
     for forged in (None, {"chunks": -1}, {"chunks": "1"}, {"chunks": 1 << 80}):
         assert corpus_make.advise_again(forged, "", 0, True) == {"notes": [text.NO_INDEX_YET]}
-    assert [row[1] for row in corpus_make.other_sizes()] == ["SQ8", "IVF4096,SQ8", "IVF16384,SQ8"]
+    assert [row[1] for row in corpus_index.other_sizes()] == ["SQ8", "IVF4096,SQ8", "IVF16384,SQ8"]
 
 
 def test_an_indexed_corpus_can_be_searched_is_listed_and_shown():
@@ -224,7 +232,7 @@ def test_a_busy_server_says_where_in_line_one_is_and_when_it_is_full(monkeypatch
     assert "server is busy: 2" in message(corpus_make.index, TEXT, None, "mine", False)
     tasks.cancel(second.id)
     assert last(tasks.watch(second)).state == tasks.CANCELLED
-    assert "still going on" in message(corpus_card.verify, "factbook", {"task": first.id})
+    assert "still going on" in message(corpus_upkeep.verify, "factbook", {"task": first.id})
 
 
 # ---------------------------------------------------------------------------------------------- look
@@ -287,7 +295,10 @@ def test_colours_go_to_the_largest_groups_and_the_others_share_one(tmp_path):
     assert [
         item["name"] for item in corpus_map.grouped(store, corpus_map._map(store, "pca"), "source")[1]
     ] == ["rows.jsonl"]
+    assert corpus_map.show("rows", "pca")[0] == "document"  # as all are of one source, and have no sections
     assert corpus_map.group_of("Factbook 2025, africa/ag") == "Factbook 2025, africa"
+    assert corpus_map.section_of("Peru — Geography") == "Geography" != corpus_map.section_of("Peru—x")
+    assert corpus_map.show(paths.DEMO_DATASTORE, "pca")[0] == "section"
 
 
 # -------------------------------------------------------------------------------------------- change
@@ -310,27 +321,27 @@ def test_documents_are_added_listed_deleted_and_compacted_away(tmp_path):
     assert (first, back.interactive, on.interactive, len(listed.choices)) == (40, True, False, 5)
     listed, *_ = corpus_card.turn(None)("mine", "title 44", 20)
     assert [value for _, value in listed.choices] == ["rows.jsonl:44", "rows.jsonl:45"]
-    *_, line, _, _, _, _, _ = last(corpus_card.add("mine", TEXT, None, None))
+    *_, line, _, _, _, _, _ = last(corpus_upkeep.add("mine", TEXT, None, None))
     assert "Added to 'mine': 1 document" in line["text"]
-    assert "no text yet" in message(corpus_card.add, "mine", " ", None, None)
-    question = corpus_card.ask_to_delete("mine", ["rows.jsonl:1"])[1]
+    assert "no text yet" in message(corpus_upkeep.add, "mine", " ", None, None)
+    question = corpus_upkeep.ask_to_delete("mine", ["rows.jsonl:1"])[1]
     assert "Delete this document from mine?" in question
-    assert "No document is ticked" in message(corpus_card.ask_to_delete, "mine", [])
-    assert "no document 'x'" in message(corpus_card.delete, "mine", ["x"], None).replace("&#x27;", "'")
-    corpus_card.delete("mine", ["rows.jsonl:1", "rows.jsonl:2"], None)
+    assert "No document is ticked" in message(corpus_upkeep.ask_to_delete, "mine", [])
+    assert "no document 'x'" in message(corpus_upkeep.delete, "mine", ["x"], None).replace("&#x27;", "'")
+    corpus_upkeep.delete("mine", ["rows.jsonl:1", "rows.jsonl:2"], None)
     assert facts_of("mine")["Documents"] == "44 and 2 deleted ones until it is compacted"
-    assert "2 chunks removed" in last(corpus_card.compact("mine", None))[1]["text"]
+    assert "2 chunks removed" in last(corpus_upkeep.compact("mine", None))[1]["text"]
     assert facts_of("mine")["Documents"] == "44" and "1 segment" in facts_of("mine")["Version"]
 
 
 def test_a_datastore_is_copied_renamed_exported_imported_and_removed(tmp_path):
     build(TEXT * 9, "mine")
-    assert last(corpus_card.copy("mine", "twin", None))[4].value == "twin"
+    assert last(corpus_upkeep.copy("mine", "twin", None))[4].value == "twin"
     assert facts_of("twin")["Fingerprint"] == facts_of("mine")["Fingerprint"]
-    assert "already" in message(corpus_card.copy, "mine", "twin", None)
-    assert corpus_card.rename("twin", "other", None)[0].value == "other"
-    assert "cannot be used" in message(corpus_card.rename, "other", "../x", None)
-    button = last(corpus_card.pack("mine", None))[3]
+    assert "already" in message(corpus_upkeep.copy, "mine", "twin", None)
+    assert corpus_upkeep.rename("twin", "other", None)[0].value == "other"
+    assert "cannot be used" in message(corpus_upkeep.rename, "other", "../x", None)
+    button = last(corpus_upkeep.pack("mine", None))[3]
     assert button.visible and button.value["path"].endswith(f"mine{SUFFIX}")
     bundle = tmp_path / f"mine{SUFFIX}"
     shutil.copyfile(button.value["path"], bundle)
@@ -341,15 +352,15 @@ def test_a_datastore_is_copied_renamed_exported_imported_and_removed(tmp_path):
     bundle.write_bytes(bundle.read_bytes()[:-100])
     refused = message(corpus_make.import_file, str(bundle), "half")
     assert "not a whole bundle" in refused and str(tmp_path) not in refused
-    assert "type exactly its name" in message(corpus_card.remove, "again", "agai", None)
-    choice, line, _ = corpus_card.remove("again", "again", None)
+    assert "type exactly its name" in message(corpus_upkeep.remove, "again", "agai", None)
+    choice, line, _ = corpus_upkeep.remove("again", "again", None)
     assert choice.value == paths.DEMO_DATASTORE and "Removed again" in line["text"]
     assert "again" not in [row[0] for row in corpus_card.list_rows()]
 
 
 def test_damage_is_told_and_repaired_where_it_can_be():
     build(TEXT * 40, "mine")
-    assert "is as it was written" in last(corpus_card.verify("mine", None))[1]["text"]
+    assert "is as it was written" in last(corpus_upkeep.verify("mine", None))[1]["text"]
     assert not show("mine")[1].visible
     segment = next((paths.datastores_dir() / "mine" / "segments").iterdir())
 
@@ -361,26 +372,26 @@ def test_damage_is_told_and_repaired_where_it_can_be():
 
     damage(EMBEDDINGS_FILE)
     services._datastores.clear()
-    assert "is damaged" in message(corpus_card.verify, "mine", None)
+    assert "is damaged" in message(corpus_upkeep.verify, "mine", None)
     facts, repair, *_ = show("mine")
     assert repair.visible and "is damaged" in facts["notes"][0]
-    assert "Embedded" in last(corpus_card.mend("mine", None))[1]["text"]
+    assert "Embedded" in last(corpus_upkeep.mend("mine", None))[1]["text"]
     assert not show("mine")[1].visible and list(verify("mine"))[-1].stage == "done"
     segment = next((paths.datastores_dir() / "mine" / "segments").iterdir())
     damage(CHUNKS_FILE)
     services._datastores.clear()
-    assert "is damaged" in message(corpus_card.mend, "mine", None)
+    assert "is damaged" in message(corpus_upkeep.mend, "mine", None)
 
 
 def test_what_ships_with_the_program_is_not_changed_whatever_is_asked():
     name = paths.DEMO_DATASTORE
     for call, *more in (
-        (corpus_card.add, TEXT, None, None),
-        (corpus_card.compact, None),
-        (corpus_card.mend, None),
-        (corpus_card.delete, ["factbook-2025:africa/ag/Introduction"], None),
-        (corpus_card.rename, "mine", None),
-        (corpus_card.remove, name, None),
+        (corpus_upkeep.add, TEXT, None, None),
+        (corpus_upkeep.compact, None),
+        (corpus_upkeep.mend, None),
+        (corpus_upkeep.delete, ["factbook-2025:africa/ag/Introduction"], None),
+        (corpus_upkeep.rename, "mine", None),
+        (corpus_upkeep.remove, name, None),
     ):
         assert "ships with the program" in message(call, name, *more)
     facts, repair, _, _, _, _, _, *buttons, new_name, _ = show(name)
@@ -391,8 +402,8 @@ def test_what_ships_with_the_program_is_not_changed_whatever_is_asked():
 def test_two_writers_are_told_of_each_other():
     build(TEXT * 9, "mine")
     with files.lock(paths.datastores_dir() / "mine"):
-        assert "being changed at this moment" in message(corpus_card.compact, "mine", None)
-        assert "being changed at this moment" in message(corpus_card.remove, "mine", "mine", None)
+        assert "being changed at this moment" in message(corpus_upkeep.compact, "mine", None)
+        assert "being changed at this moment" in message(corpus_upkeep.remove, "mine", "mine", None)
 
 
 def test_a_datastore_that_is_gone_or_none_at_all_is_no_dead_end():
@@ -400,7 +411,7 @@ def test_a_datastore_that_is_gone_or_none_at_all_is_no_dead_end():
     assert "no datastore 'gone': expected RETRO_HOME/datastores" in told and str(paths.home()) not in told
     assert show(None)[0]["notes"] == [text.NO_DATASTORE]
     assert len(show("gone")) == len(show(None)) == len(show("factbook"))
-    for call in (corpus_card.verify, corpus_card.compact, corpus_card.pack):
+    for call in (corpus_upkeep.verify, corpus_upkeep.compact, corpus_upkeep.pack):
         assert message(call, None, None) == text.NO_DATASTORE.replace("'", "&#x27;")
         assert "cannot be used" in message(call, "../../etc", None)
 

@@ -17,20 +17,38 @@ class Corpus:
     use: gr.Button
 
 
-def build(page: gr.Blocks) -> Corpus:
+@dataclass
+class Remembered:
+    """What the browser keeps of work that goes on: what is being built, what is being changed."""
+
+    building: gr.BrowserState
+    changing: gr.BrowserState
+
+
+def remember() -> Remembered:
+    """Call it outside of all tabs: what is in one is not read before it is opened. The secrets are none, they
+    only keep Gradio from choosing others at each start, with which nothing could be read again."""
+    names = ("building", "changing")
+    return Remembered(
+        *(gr.BrowserState(storage_key=f"retro-corpus-{n}", secret="retro-corpus") for n in names)
+    )
+
+
+def build(page: gr.Blocks, remembered: Remembered) -> Corpus:
     """Lay out the tab, inside a `gr.Tab` of `page`, and wire it."""
     gr.Markdown(text.CORPUS)
     with gr.Tabs(selected="make", elem_id="corpus-tabs") as tabs:
         with gr.Tab("Make a datastore", id="make"):
-            made = corpus_make.build()
+            made = corpus_make.build(remembered.building)
         with gr.Tab("Look into one", id="look") as look:
             choice = corpus_card.build_choice()
             with gr.Row(elem_classes="corpus-row"):
                 with gr.Column(scale=6, min_width=300):
                     asked = corpus_search.build()
+                    listing = corpus_card.build_listing()
                 with gr.Column(scale=5, min_width=300):
                     drawn = corpus_map.build()
-                    card = corpus_card.build(choice)
+                    card = corpus_card.build(choice, listing, remembered.changing)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
 
     def follow(event: Any) -> None:

@@ -1,29 +1,21 @@
 """What a datastore is, and looking after it: documents come and go, it is checked, copied, exported."""
 
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from app import services, settings, tasks, text
+from app import services, settings, text
 from app.errors import sentence, shows_errors
 from app.parts import Facts, StatusLine
 from app.tabs import corpus_make
-from app.tabs.corpus_make import duration, index_in_words, recall, size
-from indexing import paths, upkeep
-from indexing.build import append, repair
-from indexing.bundle import SUFFIX, export
-from indexing.corpus import SUFFIXES, Document, Report
+from app.tabs import corpus_upkeep as upkeep
+from app.tabs.corpus_index import index_in_words, recall, size
+from indexing.corpus import SUFFIXES
 from indexing.datastore import Datastore
-from indexing.errors import DatastoreError, InputError, RetroError
+from indexing.errors import DatastoreError, RetroError
 from indexing.overview import Overview, documents, overview
-from indexing.upkeep import UpkeepEvent
 
 _LIST_COLUMNS = ["name", "chunks", "documents", "made"]
 _DOING = {"copying": "Copying chunks", "checking": "Checking every value"}
@@ -50,6 +42,18 @@ class Card:
     changes: list[Any]
 
 
+def build_listing() -> gr.Dataframe:
+    """All datastores; a click on one chooses it."""
+    return gr.Dataframe(
+        value=list_rows,
+        headers=_LIST_COLUMNS,
+        datatype="str",
+        interactive=False,
+        label="All datastores; click one to look into it",
+        elem_id="listing",
+    )
+
+
 def build_choice() -> Choice:
     with gr.Row(elem_classes="step-row"):
         chosen = gr.Dropdown(
@@ -68,10 +72,9 @@ def build_choice() -> Choice:
     return Choice(chosen, use, progress, cancel_button)
 
 
-def build(choice: Choice) -> Card:
+def build(choice: Choice, listing: gr.Dataframe, task: gr.BrowserState) -> Card:
     """Lay out the card of the chosen datastore and what can be done with it, and wire these."""
     chosen, progress, cancel_button = choice.chosen, choice.progress, choice.cancel
-    task = gr.BrowserState(None, storage_key="retro-datastore-task", secret="retro-datastore")
     first = gr.State(0)  # of the documents that are listed
     facts = Facts(None, elem_id="card")
     repair_button = gr.Button("Repair it", variant="primary", visible=False, elem_id="repair")
@@ -125,14 +128,6 @@ def build(choice: Choice) -> Card:
                 elem_id="remove-name",
             )
             remove_button = gr.Button("Remove", variant="stop", size="md", elem_id="remove")
-    listing = gr.Dataframe(
-        value=list_rows,
-        headers=_LIST_COLUMNS,
-        datatype="str",
-        interactive=False,
-        label="All datastores; click one to look into it",
-        elem_id="listing",
-    )
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     unlimited = {"concurrency_limit": None, **quiet}
@@ -140,23 +135,29 @@ def build(choice: Choice) -> Card:
     for event, step in ((back.click, -settings.DOCUMENTS_A_PAGE), (on.click, settings.DOCUMENTS_A_PAGE)):
         event(turn(step), inputs=[chosen, words, first], outputs=page, **quiet)
     words.change(turn(None), inputs=[chosen, words, first], outputs=page, trigger_mode="always_last", **quiet)
-    delete_button.click(ask_to_delete, inputs=[chosen, listed], outputs=[sure, question], **quiet)
+    delete_button.click(upkeep.ask_to_delete, inputs=[chosen, listed], outputs=[sure, question], **quiet)
     no.click(lambda: gr.Row(visible=False), outputs=sure, queue=False, **quiet)
     listing.select(choose_row, outputs=chosen, **quiet)
     watched = [task, progress, cancel_button, download, chosen]
-    deleted = yes.click(delete, inputs=[chosen, listed, task], outputs=[sure, progress], **quiet)
+    deleted = yes.click(upkeep.delete, inputs=[chosen, listed, task], outputs=[sure, progress], **quiet)
     changes = [
         add_button.click(
-            add, inputs=[chosen, pasted, files, task], outputs=[*watched, pasted, files], **unlimited
+            upkeep.add,
+            inputs=[chosen, pasted, files, task],
+            outputs=[*watched, pasted, files],
+            **unlimited,
         ),
-        verify_button.click(verify, inputs=[chosen, task], outputs=watched, **unlimited),
-        compact_button.click(compact, inputs=[chosen, task], outputs=watched, **unlimited),
-        repair_button.click(mend, inputs=[chosen, task], outputs=watched, **unlimited),
-        copy_button.click(copy, inputs=[chosen, new_name, task], outputs=watched, **unlimited),
-        export_button.click(pack, inputs=[chosen, task], outputs=watched, **unlimited),
+        verify_button.click(upkeep.verify, inputs=[chosen, task], outputs=watched, **unlimited),
+        compact_button.click(upkeep.compact, inputs=[chosen, task], outputs=watched, **unlimited),
+        repair_button.click(upkeep.mend, inputs=[chosen, task], outputs=watched, **unlimited),
+        copy_button.click(upkeep.copy, inputs=[chosen, new_name, task], outputs=watched, **unlimited),
+        export_button.click(upkeep.pack, inputs=[chosen, task], outputs=watched, **unlimited),
         deleted,
     ]
-    for button, handler, name in ((rename_button, rename, new_name), (remove_button, remove, typed)):
+    for button, handler, name in (
+        (rename_button, upkeep.rename, new_name),
+        (remove_button, upkeep.remove, typed),
+    ):
         changes.append(
             button.click(handler, inputs=[chosen, name, task], outputs=[chosen, progress, name], **quiet)
         )
@@ -169,7 +170,7 @@ def build(choice: Choice) -> Card:
 def attach(card: Card, page: gr.Blocks) -> None:
     """After a reload: what was going on is watched again."""
     page.load(
-        reattach,
+        upkeep.reattach,
         inputs=card.task,
         outputs=card.watched,
         concurrency_limit=None,
@@ -185,7 +186,7 @@ def attach(card: Card, page: gr.Blocks) -> None:
 def show(name: str | None) -> tuple[Any, ...]:
     """Everything about the chosen datastore, in the order of `Card.shown`."""
     try:
-        facts = overview(_expect(name))
+        facts = overview(upkeep.expect(name))
     except RetroError as error:  # its description itself cannot be read, or it was removed meanwhile
         gone, hidden = {"title": name or "", "notes": [sentence(error)]}, gr.update(visible=False)
         nothing = gr.Button(interactive=False)
@@ -304,226 +305,3 @@ def choose_row(chosen: gr.SelectData) -> Any:
 
 def _time(created: str) -> str:
     return created.replace("T", " ").rstrip("Z")
-
-
-# -------------------------------------------------------------------------------------------- change
-
-
-@shows_errors
-def ask_to_delete(name: str | None, ids: list[str] | None) -> tuple[Any, Any]:
-    """(the row with the question, the question)."""
-    if not name or not ids:
-        raise InputError("No document is ticked. Tick those that shall leave the datastore.")
-    count = len(ids)
-    what = "this document" if count == 1 else f"these {count} documents"
-    return gr.Row(visible=True), f"Delete {what} from {name}? No search finds them afterwards."
-
-
-@shows_errors
-def delete(name: str | None, ids: list[str] | None, known: Any) -> tuple[Any, Any]:
-    """(the row with the question, progress)."""
-    _expect_free(known)
-    if not ids:
-        raise InputError("No document is ticked. Tick those that shall leave the datastore.")
-    version = upkeep.delete(_expect(name), ids)
-    count = len(ids)
-    told = f"Deleted {count} document{'' if count == 1 else 's'}; {name} is at version {version}."
-    return gr.Row(visible=False), {"text": told, "tone": "good"}
-
-
-@shows_errors
-def add(
-    name: str | None, pasted: str | None, files: list[str] | None, known: Any
-) -> Iterator[tuple[Any, ...]]:
-    """Yield as `_followed`, then the emptied box and files."""
-    name = _expect(name)
-    _expect_own(name)
-
-    def work() -> Generator[dict[str, Any], None, None]:
-        report = Report()
-        yield {"text": "Reading documents…", "tone": "busy"}
-        added: list[Document] = []
-        for document in corpus_make.documents_of(pasted, files, None, report):
-            added.append(document)
-            yield {"text": f"Reading documents: {len(added):,}", "tone": "busy"}
-        yield from corpus_make.loading_embedder()
-        told = yield from corpus_make.followed(append(name, added, services.embedder_of(name)))
-        yield from corpus_make.make_searchable(name, None)
-        yield {"text": " ".join([told, *report.sentences(examples=0)]), "tone": "good"}
-
-    for shown, now in _followed(known, "append", name, work):
-        done = now.state == tasks.DONE
-        yield *shown, "" if done else gr.skip(), None if done else gr.skip()
-
-
-@shows_errors
-def verify(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
-    name = _expect(name)
-    for shown, _ in _followed(known, "verify", name, lambda: _lines(upkeep.verify(name))):
-        yield shown
-
-
-@shows_errors
-def compact(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
-    name = _expect(name)
-    _expect_own(name)
-    for shown, _ in _followed(known, "compact", name, lambda: _lines(upkeep.compact(name))):
-        yield shown
-
-
-@shows_errors
-def mend(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
-    name = _expect(name)
-    _expect_own(name)
-
-    def work() -> Generator[dict[str, Any], None, None]:
-        yield from corpus_make.loading_embedder()
-        told = yield from corpus_make.followed(repair(name, services.embedder_of(name)))
-        yield {"text": told, "tone": "good"}
-
-    for shown, _ in _followed(known, "repair", name, work):
-        yield shown
-
-
-@shows_errors
-def copy(name: str | None, new_name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
-    name, new_name = _expect(name), paths.check_name((new_name or "").strip())
-
-    def work() -> Generator[dict[str, Any], None, str]:
-        yield {"text": f"Copying {name}…", "tone": "busy"}
-        upkeep.copy(name, new_name)
-        yield {"text": f"Copied {name} to {new_name}, which is yours to change.", "tone": "good"}
-        return new_name
-
-    for shown, _ in _followed(known, "copy", name, work):
-        yield shown
-
-
-@shows_errors
-def pack(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
-    """Export: the last event brings the file to be downloaded."""
-    name = _expect(name)
-
-    def work() -> Generator[dict[str, Any], None, Path]:
-        file = _place_for_exports() / f"{name}{SUFFIX}"
-        try:
-            yield from _lines(export(name, file))
-        except GeneratorExit:
-            shutil.rmtree(file.parent, ignore_errors=True)
-            raise
-        return file
-
-    for shown, _ in _followed(known, "export", name, work):
-        yield shown
-
-
-def _place_for_exports() -> Path:
-    """A new folder; those of an hour ago are removed, as they were downloaded or forgotten."""
-    with suppress(OSError):
-        for old in Path(tempfile.gettempdir()).glob("retro-export-*"):
-            if time.time() - old.stat().st_mtime > settings.EXPORTS_KEPT:
-                shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix="retro-export-"))
-
-
-@shows_errors
-def rename(name: str | None, new_name: str | None, known: Any) -> tuple[Any, Any, Any]:
-    """(choice of datastore, progress, name)."""
-    _expect_free(known)
-    name, new_name = _expect(name), (new_name or "").strip()
-    upkeep.rename(name, new_name)
-    return _choices(new_name), {"text": f"{name} is {new_name} now.", "tone": "good"}, ""
-
-
-@shows_errors
-def remove(name: str | None, typed: str | None, known: Any) -> tuple[Any, Any, Any]:
-    """(choice of datastore, progress, what was typed)."""
-    _expect_free(known)
-    name = _expect(name)
-    _expect_own(name)
-    if (typed or "").strip() != name:
-        raise InputError(f"To remove {name!r}, type exactly its name; got {(typed or '').strip()!r}.")
-    upkeep.remove(name)
-    return _choices(services.default_datastore()), {"text": f"Removed {name}.", "tone": "good"}, ""
-
-
-def _choices(name: str | None) -> gr.Dropdown:
-    return gr.Dropdown(choices=[info.name for info in services.datastores()], value=name)
-
-
-def _lines(events: Iterator[UpkeepEvent]) -> Iterator[dict[str, Any]]:
-    """Lines of progress, with the time that is left."""
-    begun = time.monotonic()
-    try:
-        for event in events:
-            if event.stage == "done":
-                yield {"text": event.message, "tone": "good"}
-                continue
-            words, fraction = _DOING[event.stage], event.done / event.total if event.total else None
-            if fraction:
-                left = (time.monotonic() - begun) * (1 - fraction) / fraction
-                words += f": {event.done:,} of {event.total:,} · {duration(left)} left"
-            yield {"text": words, "fraction": fraction, "tone": "busy"}
-    finally:
-        events.close()  # when it is cancelled
-
-
-def _followed(
-    known: Any, kind: str, name: str, work: tasks.Work
-) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
-    """Begin a task, then yield ((what the browser remembers, progress, button to cancel, download, choice of
-    datastore), the task) until it has ended."""
-    _expect_free(known)
-    yield from _watched(tasks.start(kind, name, work))
-
-
-def _watched(task: tasks.Task) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
-    for now in tasks.watch(task):
-        known = {"task": task.id, "name": task.subject, "kind": task.kind} if now.active else None
-        download = gr.DownloadButton(visible=False)
-        choice = gr.skip()
-        if now.state == tasks.DONE and task.kind == "export":
-            label = f"Download {task.result.name} ({size(task.result.stat().st_size)})"
-            download = gr.DownloadButton(label=label, value=str(task.result), visible=True)
-        if now.state == tasks.DONE and task.kind == "copy":
-            choice = _choices(task.result)
-        button = gr.Button(visible=now.active, interactive=now.active)
-        yield (known, now.line, button, download, choice), now
-        if now.state == tasks.FAILED:
-            raise InputError(now.line["text"])
-
-
-@shows_errors
-def reattach(known: dict[str, Any] | None) -> Iterator[tuple[Any, ...]]:
-    """What was begun before the page was loaded anew."""
-    name = known.get("name") if isinstance(known, dict) else None
-    if not isinstance(name, str) or not isinstance(known.get("task"), str):
-        yield None, *(gr.skip(),) * 4
-        return
-    task = tasks.find(known["task"])
-    if task is None:
-        yield None, {"text": corpus_make.lost(name), "tone": "bad"}, *(gr.skip(),) * 3
-        return
-    for shown, _ in _watched(task):
-        yield shown
-
-
-def _expect(name: str | None) -> str:
-    if not name:
-        raise InputError(text.NO_DATASTORE)
-    return paths.check_name(name)
-
-
-def _expect_own(name: str) -> None:
-    """What ships with the program is refused before it waits in line."""
-    if paths.is_bundled(paths.datastore_dir(name)):
-        raise DatastoreError(f"{name} ships with the program and is not changed. {text.COPY_IT}")
-
-
-def _expect_free(known: Any) -> None:
-    """One thing at a time on a page."""
-    task = tasks.find(known.get("task")) if isinstance(known, dict) else None
-    if task is not None and task.active:
-        raise InputError(
-            f"Work on {task.subject!r} is still going on. Wait until it has finished, or cancel it."
-        )

@@ -1,10 +1,9 @@
 """The first part of Corpus: text -> chunks, drawn on it -> which index -> a new datastore, in four steps."""
 
-import textwrap
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,30 @@ import gradio as gr
 from app import services, settings, tasks, text
 from app.errors import shows_errors
 from app.parts import ChunkPreview, Facts, StatusLine
+from app.tabs.corpus_index import advised, duration, index_settings, other_sizes, paces
+from app.tabs.corpus_text import documents_of, preview, suggestion
 from indexing import paths
-from indexing.advisor import Advice, IndexSettings, advice_for, advise, check_factory
+from indexing.advisor import IndexSettings
 from indexing.build import BuildEvent, check_free
 from indexing.build import build as build_datastore
 from indexing.bundle import SUFFIX, import_bundle
-from indexing.chunking import CHUNK_SIZE
-from indexing.chunks import tokenize
-from indexing.corpus import SUFFIXES, Document, Report, read_files, read_text
+from indexing.corpus import SUFFIXES, Report
 from indexing.corpus.duplicates import noting_repeats
 from indexing.datastore import Datastore
-from indexing.errors import CorpusError, DatastoreError, InputError
+from indexing.errors import DatastoreError, InputError
 from indexing.overview import overview
 from indexing.writing import unfinished_vectors
-from retro_core.config import GenerationConfig, bounds
+from retro_core.config import bounds
 
 _STAGES = {"reading": "Reading documents", "embedding": "Embedding chunks", "saving": "Saving"}
-_DIM = 384  # of the embedder that the page builds with, said before it is loaded
-_BYTES_A_CHUNK = 2 * _DIM + 2 * CHUNK_SIZE + 4 * CHUNK_SIZE + 40  # vector, tokens, text, where it stands
-_CHUNKS_PER_SECOND = 60  # of all-MiniLM on two cores, until this server has measured its own
-_OTHER_SIZES = (10_000, 1_000_000, 10_000_000)
-_rates: list[float] = []  # chunks embedded a second by the last build here
+# What was pasted is kept by the browser alone, and comes back with the page.
+_KEEP_DRAFT = """(text) => {
+  try { localStorage.setItem("retro-corpus-draft", (text || "").slice(0, 200000)); } catch {}
+}"""
+_BRING_DRAFT = """(text) => {
+  try { return text || localStorage.getItem("retro-corpus-draft") || ""; } catch { return text; }
+}"""
+_RECENT = 12  # events over which the pace is measured: what an earlier try embedded passes in no time
 
 
 @dataclass
@@ -48,10 +50,8 @@ class Made:
         return [*self.starts, self.attach(page)]
 
 
-def build() -> Made:
+def build(task: gr.BrowserState) -> Made:
     """Lay out the four steps and wire them."""
-    task = gr.BrowserState(None, storage_key="retro-corpus-task", secret="retro-corpus")
-    draft = gr.BrowserState("", storage_key="retro-corpus-draft", secret="retro-corpus")
     with gr.Walkthrough(selected=1, elem_id="steps") as steps:
         with gr.Step("Text", id=1):
             with gr.Row(elem_classes="corpus-row"):
@@ -166,14 +166,7 @@ def build() -> Made:
         trigger_mode="always_last",
         **quiet,
     )
-    # What was pasted is kept by the browser alone, and comes back with the page.
-    pasted.input(
-        None,
-        inputs=pasted,
-        outputs=draft,
-        js="(text) => (text || '').slice(0, 200000)",
-        api_visibility="private",
-    )
+    pasted.input(None, inputs=pasted, js=_KEEP_DRAFT, api_visibility="private")
     watched = [task, progress, index_button, cancel_button]
     unlimited = {"concurrency_limit": None, **quiet}
     building = gr.on(
@@ -189,13 +182,7 @@ def build() -> Made:
     cancel_button.click(cancel, inputs=task, outputs=progress, queue=False, **quiet)
 
     def attach(page: gr.Blocks) -> Any:
-        page.load(
-            None,
-            inputs=[draft, pasted],
-            outputs=pasted,
-            js="(draft, text) => text || draft || ''",
-            api_visibility="private",
-        )
+        page.load(None, inputs=pasted, outputs=pasted, js=_BRING_DRAFT, api_visibility="private")
         return page.load(reattach, inputs=task, outputs=[*watched, steps], **unlimited)
 
     return Made(task, [building, importing], attach)
@@ -208,54 +195,6 @@ def _named(name: str, label: str) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------- text
-
-
-def documents_of(
-    pasted: str | None, files: list[str] | None, samples: list[str] | None, report: Report
-) -> Iterator[Document]:
-    """What was pasted, uploaded, and taken of what is bundled. Raises CorpusError if there is none of it, or
-    too much."""
-    if not (pasted and pasted.strip()) and not files and not samples:
-        raise CorpusError("There is no text yet. Paste some, choose files, or take some of the Factbook.")
-    total = 0
-    names = [Path(file).name for file in files or ()]
-    sources: list[Iterable[Document]] = [
-        [read_text(pasted, title=_title(pasted))] if pasted and pasted.strip() else [],
-        read_files(files, names=names, report=report) if files else [],
-        (document for country in samples or () for document in _sample(country)),
-    ]
-    for source in sources:
-        for document in source:
-            total += document.characters
-            if total > settings.MAX_CORPUS_CHARACTERS:
-                raise CorpusError(
-                    f"The corpus has more than {settings.MAX_CORPUS_CHARACTERS:,} characters, the most that "
-                    "is indexed here. Leave some out, or use the command line: "
-                    "python -m indexing build NAME FILE…"
-                )
-            yield document
-
-
-@lru_cache(maxsize=8)
-def _sample(country: str) -> tuple[Document, ...]:
-    """A country's pages of the bundled Factbook."""
-    if country not in text.SAMPLES:
-        raise InputError(f"There is no {country!r} among the samples. Choose some of the list.")
-    bundled = Datastore.open(paths.ASSETS / "datastores" / paths.DEMO_DATASTORE)
-    numbers = [n for n, label in enumerate(bundled.labels()) if label.title.startswith(f"{country} — ")]
-    return tuple(bundled.documents[n] for n in numbers)
-
-
-def _title(pasted: str) -> str:
-    """The text's first words."""
-    return textwrap.shorten(next(line for line in pasted.splitlines() if line.strip()), 48, placeholder="…")
-
-
-def _suggestion(title: str) -> str:
-    """A valid name made of the title's first words: 'Notes on Ferns.md' -> 'notes-on-ferns'."""
-    stem = title.rsplit(".", 1)[0] if title.endswith(SUFFIXES) else title
-    name = paths.slug("-".join([word for word in stem.split() if any(map(str.isalnum, word))][:3]))
-    return name.strip("-._") or "my-notes"
 
 
 @shows_errors
@@ -289,86 +228,12 @@ def preview_texts(
         return None, gr.skip(), "", advised(0)
     report = Report()
     documents = list(noting_repeats(documents_of(pasted, files, samples, report), report))
-    suggestion = gr.skip()
+    suggested = gr.skip()
     if not (name or "").strip():
-        suggestion = _suggestion(documents[0].title)
+        suggested = suggestion(documents[0].title)
     value = {**preview(documents), "notes": report.sentences(settings.NOTES_SHOWN)}
     told = {"text": f"{value['summary']}.".replace("..", "."), "tone": "good"}
-    return value, suggestion, told, advise_again(value, factory, ram_mb, deletes)
-
-
-def preview(documents: list[Document]) -> dict[str, Any]:
-    """{"summary", "chunks", "lengths": [[label, documents]],
-    "documents": [{"title", "note", "chunks": [{"text", "tokens", "number"}]}], "rest"}.
-
-    `preview_texts` adds "notes": sentences on what was left out of the files or repeats.
-    The first chunks are cut exactly as indexing cuts them; the number of those that follow is estimated.
-    """
-    tokenizer = services.tokenizer()
-    shown, number, tokens, characters = [], 0, 0, 0
-    for document in documents:
-        if number >= settings.PREVIEW_CHUNKS:
-            break
-        # Of a long document, only as much as can be drawn; 8 characters a token is more than any text has.
-        room = (settings.PREVIEW_CHUNKS - number) * CHUNK_SIZE * 8
-        begin = next(document.pieces(), "")[:room]
-        ids, starts = tokenize(tokenizer, begin)
-        whole = len(begin) == document.characters
-        cuts = [*starts[::CHUNK_SIZE].tolist(), len(begin)]
-        chunks = []
-        for i in range(len(cuts) - 1):
-            if number >= settings.PREVIEW_CHUNKS:
-                break
-            number += 1
-            length = min(CHUNK_SIZE, len(ids) - i * CHUNK_SIZE)
-            chunks.append({"text": begin[cuts[i] : cuts[i + 1]], "tokens": length, "number": number})
-        tokens += len(ids)
-        characters += len(begin)
-        note = (
-            f"{len(ids):,} tokens · {len(cuts) - 1:,} chunk{'' if len(cuts) == 2 else 's'}"
-            if whole
-            else f"{document.characters:,} characters"
-        )
-        shown.append({"title": document.title, "note": note, "chunks": chunks})
-    total = sum(document.characters for document in documents)
-    exact = characters == total and number < settings.PREVIEW_CHUNKS
-    per_token = max(1, characters) / max(1, tokens)
-    count = number if exact else round(total / max(1, characters) * max(number, tokens / CHUNK_SIZE))
-    token_count = f"{tokens:,}" if characters == total else f"about {round(total / per_token):,}"
-    documents_word = "document" if len(documents) == 1 else "documents"
-    summary = (
-        f"{len(documents):,} {documents_word} · {token_count} tokens · {'' if exact else 'about '}{count:,} "
-        f"chunk{'' if count == 1 else 's'} of {CHUNK_SIZE} tokens"
-    )
-    if exact:
-        wanted = bounds(GenerationConfig, "num_neighbours")[2]
-        if number <= wanted:
-            summary += f". Fewer than {wanted + 1} chunks: there is hardly anything to choose from"
-    rest = "" if exact else f"The first {number} chunks are drawn; the others are cut the same way."
-    return {
-        "summary": summary,
-        "chunks": count,
-        "lengths": lengths([document.characters for document in documents], per_token),
-        "documents": shown,
-        "rest": rest,
-    }
-
-
-def lengths(characters: list[int], per_token: float) -> list[list[Any]]:
-    """[label, documents] by how many chunks documents fill, about: 1, 2, 3–4, 5–8 …; nothing for one."""
-    if len(characters) < 2:
-        return []
-    bins: list[int] = []
-    for length in characters:
-        chunks = max(1, -(-int(length / per_token + 1) // CHUNK_SIZE))
-        place = (chunks - 1).bit_length()
-        bins += [0] * (place + 1 - len(bins))
-        bins[place] += 1
-    labels = [
-        "1 chunk", "2 chunks", *(f"{2 ** (i - 1) + 1:,}–{2**i:,} chunks" for i in range(2, len(bins)))
-    ]  # fmt: skip
-    shortest = next(place for place, count in enumerate(bins) if count)
-    return [[label, count] for label, count in zip(labels, bins, strict=False)][shortest:]
+    return value, suggested, told, advise_again(value, factory, ram_mb, deletes)
 
 
 # --------------------------------------------------------------------------------------------- index
@@ -382,77 +247,7 @@ def advise_again(
     count = shown.get("chunks") if isinstance(shown, dict) else None
     if not isinstance(count, int) or not 0 < count <= settings.MAX_CORPUS_CHARACTERS:
         return advised(0)
-    return advised(count, _index_settings(factory, ram_mb, deletes))
-
-
-def _index_settings(factory: str, ram_mb: float | None, deletes: bool) -> IndexSettings:
-    """Raises ConfigError where a number is out of bounds."""
-    return IndexSettings(
-        factory=(factory or "").strip(),
-        ram_mb=int(ram_mb or 0),
-        deletes=True if deletes is None else bool(deletes),
-    )
-
-
-def advised(count: int, asked: IndexSettings | None = None) -> dict[str, Any]:
-    """The value of `Facts`: what would search so many chunks, what it needs, and why. Raises ConfigError if
-    what was asked for cannot be made of so many."""
-    if not count:
-        return {"notes": [text.NO_INDEX_YET]}
-    advice = advice_for(asked or IndexSettings(), count, _DIM)
-    if not advice.exact:
-        check_factory(advice.factory, count, _DIM)
-    rate = _rates[-1] if _rates else _CHUNKS_PER_SECOND
-    told = "as the last build here" if _rates else "on two cores; the first build here measures it"
-    return {
-        "title": index_in_words(advice),
-        "facts": [
-            ["Chunks", f"{count:,}"],
-            ["Time to embed them", f"about {duration(count / rate)} ({rate:,.0f} chunks/s {told})"],
-            [
-                "Time to build the index",
-                "none" if advice.exact else f"about {duration(advice.build_seconds)}",
-            ],
-            ["Memory while searching", size(advice.ram_bytes)],
-            ["On disk", f"about {size(count * _BYTES_A_CHUNK)}"],
-            ["Recall of the true 10 nearest", recall(advice)],
-        ],
-        "notes": [advice.reason, text.RECALL],
-    }
-
-
-def index_in_words(advice: Advice) -> str:
-    if advice.exact:
-        return "Exact search: every chunk is compared (SQ8)"
-    kinds = {"IVF": "lists, of which a search reads some", "HNSW": "a graph that a search walks"}
-    kind = next((words for word, words in kinds.items() if word in advice.factory), "built by faiss")
-    return f"{advice.factory}: {kind}"
-
-
-def other_sizes() -> list[list[str]]:
-    """Rows of the table of what the advisor says for other sizes."""
-    rows = []
-    for count in _OTHER_SIZES:
-        advice = advise(count, _DIM)
-        build = "nothing to build" if advice.exact else f"about {duration(advice.build_seconds)}"
-        rows.append([f"{count:,}", advice.factory, size(advice.ram_bytes), build, recall(advice)])
-    return rows
-
-
-def recall(advice: Advice) -> str:
-    return "all of them, exactly" if advice.exact else f"about {advice.recall:.0%}; measured when it is built"
-
-
-def size(count: float) -> str:
-    if count >= 1e9:
-        return f"{count / 1e9:,.1f} GB"
-    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{max(1, round(count / 1e3)):,} kB"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return advised(count, index_settings(factory, ram_mb, deletes))
 
 
 # --------------------------------------------------------------------------------------------- build
@@ -477,7 +272,7 @@ def index(
     paths.check_name(name)
     if not replace:
         check_free(name)
-    asked = _index_settings(factory, ram_mb, deletes)
+    asked = index_settings(factory, ram_mb, deletes)
     task = tasks.start("build", name, lambda: _building(pasted, files, samples, name, bool(replace), asked))
     yield from _watched(task)
 
@@ -514,15 +309,16 @@ def loading_embedder() -> Iterator[dict[str, Any]]:
 
 def followed(events: Iterator[BuildEvent]) -> Generator[dict[str, Any], None, str]:
     """Lines of progress of building or appending; what is said at its end."""
-    begun, told = time.monotonic(), ""
+    recent: deque[tuple[float, int]] = deque(maxlen=_RECENT)
+    told = ""
     try:
         for event in events:
-            if event.stage == "embedding" and not event.done:
-                begun = time.monotonic()
+            if event.stage == "embedding":
+                recent.append((time.monotonic(), event.done))
             if event.stage == "done":
                 told = event.message
             else:
-                yield progress_of(event, time.monotonic() - begun)
+                yield progress_of(event, recent)
     finally:
         events.close()  # when it is cancelled: whatever is unfinished is removed
     return told
@@ -539,23 +335,24 @@ def make_searchable(name: str, asked: IndexSettings | None) -> Iterator[dict[str
         }
 
 
-def progress_of(event: BuildEvent, seconds: float) -> dict[str, Any]:
-    """The line of one event, `seconds` after embedding began."""
+def progress_of(event: BuildEvent, recent: Sequence[tuple[float, int]]) -> dict[str, Any]:
+    """The line of one event. recent: (seconds, chunks embedded by then) of the last events"""
     words = _STAGES[event.stage]
     if not event.total:
         return {"text": f"{words}: {event.done:,}", "tone": "busy"}
     words = f"{words}: {event.done:,} of {event.total:,}"
     if event.stage == "embedding" and event.done:
-        rate = event.done / max(seconds, 1e-3)
-        _rates[:] = [rate]
-        words += f" · {rate:.0f} chunks/s · {duration((event.total - event.done) / rate)} left"
+        seconds, done = (last - first for last, first in zip(recent[-1], recent[0], strict=True))
+        rate = max(done, 1) / max(seconds, 1e-3)
+        paces[:] = [rate]
+        words += f" · {rate:,.0f} chunks/s · {duration((event.total - event.done) / rate)} left"
     return {"text": words, "fraction": event.done / event.total, "tone": "busy"}
 
 
 @shows_errors
 def import_file(path: str, name: str | None) -> Iterator[tuple[Any, ...]]:
     """Yield (task, progress, button to import) until a bundle has become a datastore."""
-    name = (name or "").strip() or _suggestion(Path(path).name.removesuffix(SUFFIX).removesuffix(".zip"))
+    name = (name or "").strip() or suggestion(Path(path).name.removesuffix(SUFFIX).removesuffix(".zip"))
     paths.check_name(name)
     check_free(name)
 

@@ -17,7 +17,7 @@ from indexing.datastore import Datastore
 from indexing.errors import InputError
 from indexing.neighbours import NO_CHUNK
 
-_BY = {"source": "source", "document": "document"}
+_BY = {"section": "section", "source": "source", "document": "document"}
 _MOST_COLOURS = 8
 # Okabe and Ito's, which people tell apart who see fewer colours, in an order that begins with the clearest.
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800", "#7a5195"]
@@ -25,6 +25,7 @@ _OTHERS, _QUERY = "#a1a1aa", "#e11d48"
 _HOVER = 160  # characters of a chunk
 _LINE = re.compile(r".{1,60}(?:\s|$)|.{1,60}")
 _UNSEEN = re.compile(r"[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
+_DASH = re.compile(r"\s[—–-]\s")
 _PLACE_IN_FILE = re.compile(r", (?:line|row) [\d,]+$")
 
 
@@ -41,7 +42,7 @@ def build() -> Drawn:
     with gr.Row(elem_classes="map-head"):
         colour = gr.Radio(
             choices=[(f"by {words}", name) for name, words in _BY.items()],
-            value="source",
+            value="document",
             label="Map: coloured",
             elem_id="map-colour",
         )
@@ -60,10 +61,15 @@ def build() -> Drawn:
 @shows_errors
 def show(name: str | None, method: str) -> tuple[Any, Any, Any]:
     """(how it is coloured, and as `draw`): the map without a query, in colours that tell something apart."""
-    colour = "source"
+    colour = "document"
     if name:
         datastore = services.snapshot(name)
-        colour = "source" if len(grouped(datastore, _map(datastore, method), "source")[1]) > 1 else "document"
+        drawn = _map(datastore, method)
+        counts = {by: len(set(_names(datastore, drawn, by))) for by in _BY}
+        # The first that tells some groups apart, and no more than there are colours; else one that tells any.
+        colour = next((by for by in _BY if 1 < counts[by] <= _MOST_COLOURS), colour)
+        if counts[colour] > _MOST_COLOURS and counts["source"] > 1:
+            colour = "source"
     return colour, *draw(name, "", colour, method)
 
 
@@ -101,10 +107,7 @@ def _map(datastore: Datastore, method: str) -> maps.Map:
 def grouped(datastore: Datastore, drawn: maps.Map, by: str) -> tuple[list[int], list[dict[str, Any]]]:
     """(of each point, which of the items it belongs to; the items {"colour", "name", "count"}): the largest
     groups have a colour each, the others share one, last."""
-    origins = [datastore.provenance(int(row)) for row in drawn.rows]
-    names = [
-        origin.title if by == "document" else group_of(origin.source) or origin.title for origin in origins
-    ]
+    names = _names(datastore, drawn, by)
     largest = [name for name, _ in Counter(names).most_common(_MOST_COLOURS)]
     if len(set(names)) > len(largest):
         largest = largest[: _MOST_COLOURS - 1]
@@ -118,6 +121,21 @@ def grouped(datastore: Datastore, drawn: maps.Map, by: str) -> tuple[list[int], 
         others = len(set(names)) - len(largest)
         items.append({"colour": _OTHERS, "name": f"{others:,} other {_BY[by]}s", "count": rest})
     return groups, items
+
+
+def _names(datastore: Datastore, drawn: maps.Map, by: str) -> list[str]:
+    """Of each point, the group it belongs to."""
+    origins = [datastore.provenance(int(row)) for row in drawn.rows]
+    if by == "section":
+        return [section_of(origin.title) for origin in origins]
+    if by == "source":
+        return [group_of(origin.source) or origin.title for origin in origins]
+    return [origin.title for origin in origins]
+
+
+def section_of(title: str) -> str:
+    """What a title ends with, after a dash: 'Peru — Geography' -> 'Geography'."""
+    return _DASH.split(title)[-1].strip() or title
 
 
 def group_of(source: str) -> str:
@@ -141,7 +159,7 @@ def figure(
     for number, item in reversed(list(enumerate(items))):  # the largest group on top
         mine = [i for i, group in enumerate(groups) if group == number]
         traces.append(
-            go.Scattergl(
+            go.Scatter(
                 x=drawn.points[mine, 0],
                 y=drawn.points[mine, 1],
                 mode="markers",

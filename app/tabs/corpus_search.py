@@ -26,7 +26,7 @@ def build() -> Asked:
     query = gr.Textbox(
         label="What would this text retrieve?",
         info="Nothing is written and no model is needed. A text of several chunks is a path on the map.",
-        placeholder="A few words, or a passage",
+        placeholder="For example: rivers that freeze in winter",
         lines=2,
         max_lines=6,
         submit_btn=False,

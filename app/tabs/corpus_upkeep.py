@@ -1,0 +1,245 @@
+"""Looking after a datastore: documents come and go, it is checked, tidied, copied, exported, removed."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app import services, settings, tasks, text
+from app.errors import shows_errors
+from app.tabs import corpus_make
+from app.tabs.corpus_index import duration, size
+from app.tabs.corpus_text import documents_of
+from indexing import paths, upkeep
+from indexing.build import append, repair
+from indexing.bundle import SUFFIX, export
+from indexing.corpus import Document, Report
+from indexing.errors import DatastoreError, InputError
+from indexing.upkeep import UpkeepEvent
+
+_DOING = {"copying": "Copying chunks", "checking": "Checking every value"}
+
+
+@shows_errors
+def ask_to_delete(name: str | None, ids: list[str] | None) -> tuple[Any, Any]:
+    """(the row with the question, the question)."""
+    if not name or not ids:
+        raise InputError("No document is ticked. Tick those that shall leave the datastore.")
+    count = len(ids)
+    what = "this document" if count == 1 else f"these {count} documents"
+    return gr.Row(visible=True), f"Delete {what} from {name}? No search finds them afterwards."
+
+
+@shows_errors
+def delete(name: str | None, ids: list[str] | None, known: Any) -> tuple[Any, Any]:
+    """(the row with the question, progress)."""
+    _expect_free(known)
+    if not ids:
+        raise InputError("No document is ticked. Tick those that shall leave the datastore.")
+    version = upkeep.delete(expect(name), ids)
+    count = len(ids)
+    told = f"Deleted {count} document{'' if count == 1 else 's'}; {name} is at version {version}."
+    return gr.Row(visible=False), {"text": told, "tone": "good"}
+
+
+@shows_errors
+def add(
+    name: str | None, pasted: str | None, files: list[str] | None, known: Any
+) -> Iterator[tuple[Any, ...]]:
+    """Yield as `_followed`, then the emptied box and files."""
+    name = expect(name)
+    _expect_own(name)
+
+    def work() -> Generator[dict[str, Any], None, None]:
+        report = Report()
+        yield {"text": "Reading documents…", "tone": "busy"}
+        added: list[Document] = []
+        for document in documents_of(pasted, files, None, report):
+            added.append(document)
+            yield {"text": f"Reading documents: {len(added):,}", "tone": "busy"}
+        yield from corpus_make.loading_embedder()
+        told = yield from corpus_make.followed(append(name, added, services.embedder_of(name)))
+        yield from corpus_make.make_searchable(name, None)
+        yield {"text": " ".join([told, *report.sentences(examples=0)]), "tone": "good"}
+
+    for shown, now in _followed(known, "append", name, work):
+        done = now.state == tasks.DONE
+        yield *shown, "" if done else gr.skip(), None if done else gr.skip()
+
+
+@shows_errors
+def verify(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
+    name = expect(name)
+    for shown, _ in _followed(known, "verify", name, lambda: _lines(upkeep.verify(name))):
+        yield shown
+
+
+@shows_errors
+def compact(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
+    name = expect(name)
+    _expect_own(name)
+    for shown, _ in _followed(known, "compact", name, lambda: _lines(upkeep.compact(name))):
+        yield shown
+
+
+@shows_errors
+def mend(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
+    name = expect(name)
+    _expect_own(name)
+
+    def work() -> Generator[dict[str, Any], None, None]:
+        yield from corpus_make.loading_embedder()
+        told = yield from corpus_make.followed(repair(name, services.embedder_of(name)))
+        yield {"text": told, "tone": "good"}
+
+    for shown, _ in _followed(known, "repair", name, work):
+        yield shown
+
+
+@shows_errors
+def copy(name: str | None, new_name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
+    name, new_name = expect(name), paths.check_name((new_name or "").strip())
+
+    def work() -> Generator[dict[str, Any], None, str]:
+        yield {"text": f"Copying {name}…", "tone": "busy"}
+        upkeep.copy(name, new_name)
+        yield {"text": f"Copied {name} to {new_name}, which is yours to change.", "tone": "good"}
+        return new_name
+
+    for shown, _ in _followed(known, "copy", name, work):
+        yield shown
+
+
+@shows_errors
+def pack(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
+    """Export: the last event brings the file to be downloaded."""
+    name = expect(name)
+
+    def work() -> Generator[dict[str, Any], None, Path]:
+        file = _place_for_exports() / f"{name}{SUFFIX}"
+        try:
+            yield from _lines(export(name, file))
+        except GeneratorExit:
+            shutil.rmtree(file.parent, ignore_errors=True)
+            raise
+        return file
+
+    for shown, _ in _followed(known, "export", name, work):
+        yield shown
+
+
+def _place_for_exports() -> Path:
+    """A new folder; those of an hour ago are removed, as they were downloaded or forgotten."""
+    with suppress(OSError):
+        for old in Path(tempfile.gettempdir()).glob("retro-export-*"):
+            if time.time() - old.stat().st_mtime > settings.EXPORTS_KEPT:
+                shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="retro-export-"))
+
+
+@shows_errors
+def rename(name: str | None, new_name: str | None, known: Any) -> tuple[Any, Any, Any]:
+    """(choice of datastore, progress, name)."""
+    _expect_free(known)
+    name, new_name = expect(name), (new_name or "").strip()
+    upkeep.rename(name, new_name)
+    return choices(new_name), {"text": f"{name} is {new_name} now.", "tone": "good"}, ""
+
+
+@shows_errors
+def remove(name: str | None, typed: str | None, known: Any) -> tuple[Any, Any, Any]:
+    """(choice of datastore, progress, what was typed)."""
+    _expect_free(known)
+    name = expect(name)
+    _expect_own(name)
+    if (typed or "").strip() != name:
+        raise InputError(f"To remove {name!r}, type exactly its name; got {(typed or '').strip()!r}.")
+    upkeep.remove(name)
+    return choices(services.default_datastore()), {"text": f"Removed {name}.", "tone": "good"}, ""
+
+
+def choices(name: str | None) -> gr.Dropdown:
+    return gr.Dropdown(choices=[info.name for info in services.datastores()], value=name)
+
+
+def _lines(events: Iterator[UpkeepEvent]) -> Iterator[dict[str, Any]]:
+    """Lines of progress, with the time that is left."""
+    begun = time.monotonic()
+    try:
+        for event in events:
+            if event.stage == "done":
+                yield {"text": event.message, "tone": "good"}
+                continue
+            words, fraction = _DOING[event.stage], event.done / event.total if event.total else None
+            if fraction:
+                left = (time.monotonic() - begun) * (1 - fraction) / fraction
+                words += f": {event.done:,} of {event.total:,} · {duration(left)} left"
+            yield {"text": words, "fraction": fraction, "tone": "busy"}
+    finally:
+        events.close()  # when it is cancelled
+
+
+def _followed(
+    known: Any, kind: str, name: str, work: tasks.Work
+) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
+    """Begin a task, then yield ((what the browser remembers, progress, button to cancel, download, choice of
+    datastore), the task) until it has ended."""
+    _expect_free(known)
+    yield from _watched(tasks.start(kind, name, work))
+
+
+def _watched(task: tasks.Task) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
+    for now in tasks.watch(task):
+        known = {"task": task.id, "name": task.subject, "kind": task.kind} if now.active else None
+        download = gr.DownloadButton(visible=False)
+        choice = gr.skip()
+        if now.state == tasks.DONE and task.kind == "export":
+            label = f"Download {task.result.name} ({size(task.result.stat().st_size)})"
+            download = gr.DownloadButton(label=label, value=str(task.result), visible=True)
+        if now.state == tasks.DONE and task.kind == "copy":
+            choice = choices(task.result)
+        button = gr.Button(visible=now.active, interactive=now.active)
+        yield (known, now.line, button, download, choice), now
+        if now.state == tasks.FAILED:
+            raise InputError(now.line["text"])
+
+
+@shows_errors
+def reattach(known: dict[str, Any] | None) -> Iterator[tuple[Any, ...]]:
+    """What was begun before the page was loaded anew."""
+    name = known.get("name") if isinstance(known, dict) else None
+    if not isinstance(name, str) or not isinstance(known.get("task"), str):
+        yield None, *(gr.skip(),) * 4
+        return
+    task = tasks.find(known["task"])
+    if task is None:
+        yield None, {"text": corpus_make.lost(name), "tone": "bad"}, *(gr.skip(),) * 3
+        return
+    for shown, _ in _watched(task):
+        yield shown
+
+
+def _expect_own(name: str) -> None:
+    """What ships with the program is refused before it waits in line."""
+    if paths.is_bundled(paths.datastore_dir(name)):
+        raise DatastoreError(f"{name} ships with the program and is not changed. {text.COPY_IT}")
+
+
+def _expect_free(known: Any) -> None:
+    """One thing at a time on a page."""
+    task = tasks.find(known.get("task")) if isinstance(known, dict) else None
+    if task is not None and task.active:
+        raise InputError(
+            f"Work on {task.subject!r} is still going on. Wait until it has finished, or cancel it."
+        )
+
+
+def expect(name: str | None) -> str:
+    if not name:
+        raise InputError(text.NO_DATASTORE)
+    return paths.check_name(name)
