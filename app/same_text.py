@@ -86,7 +86,7 @@ def headline(settings: Sequence[dict[str, Any]]) -> str:
         return ""
     first, best = settings[0], min(settings, key=lambda one: one["bpb"])
     if best is first:
-        return f"Nothing beats “{first['name']}” on this text: {first['bpb']:.2f} bits per byte."
+        return f"Nothing beats “{first['name']}” on this text: {_number(first['bpb'])} bits per byte."
     less = first["bpb"] - best["bpb"]
     interval = best["less"] and best["less"]["ci95"]
     doubt = (
@@ -95,9 +95,14 @@ def headline(settings: Sequence[dict[str, Any]]) -> str:
         else ""
     )
     return (
-        f"Read with “{best['name']}”, the model expected this text best: {best['bpb']:.2f} bits per byte, "
-        f"{less:.2f} less than with “{first['name']}”.{doubt}"
+        f"Read with “{best['name']}”, the model expected this text best: {_number(best['bpb'])} bits per "
+        f"byte, {less:.2f} less than with “{first['name']}”.{doubt}"
     )
+
+
+def _number(bpb: float) -> str:
+    """Never "0.00" for what is expected almost surely: nothing is."""
+    return f"{bpb:.2f}" if bpb >= 0.1 else f"{bpb:.3f}"
 
 
 def _same_tokens(one: "ScoredText", other: "ScoredText") -> bool:

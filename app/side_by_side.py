@@ -117,9 +117,9 @@ def judgement(said: Sequence[str], found: Sequence[Sequence[str]], reads: Sequen
 
     if not all(said):
         return ""
-    if any(len(words) > _QUOTED for words in said):  # a story, of which no whole clause stands anywhere
-        return "Underlined is what stands, word for word, both in a text and in what it had looked up."
     readers = [place for place, one in enumerate(reads) if one]
+    if any(len(said[place]) > _QUOTED for place in readers):  # a story: no whole clause stands anywhere
+        return "Underlined is what stands, word for word, both in a text and in what it had looked up."
     copied = [place for place in readers if stands(said[place], found[place])]
     guess = ""
     everything = [one for texts in found for one in texts]

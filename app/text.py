@@ -136,7 +136,7 @@ LOOKED_INTO = {
 SWAPS = [
     ("Ghana: population", _SWAPPED),
     ("United Kingdom: head of state", "United Kingdom — Government\nExecutive branch: chief of state:"),
-    ("Mexico: head of state", "Mexico — Government\nExecutive branch: chief of state:"),
+    ("Singapore: head of state", "Singapore — Government\nExecutive branch: chief of state:"),
     ("Thailand: median age", "Thailand — People and Society\nMedian age:"),
     ("Vietnam: population growth", "Vietnam — People and Society\nPopulation growth rate:"),
     ("Uruguay: birth rate", "Uruguay — People and Society\nBirth rate:"),

@@ -8,7 +8,7 @@ import pytest
 from app_calls import TEXT, fresh_services, message  # noqa: F401
 from tiny_models import tiny_model
 
-from app import services, text
+from app import services, settings, text
 from app.compare import SameText, SideBySide
 from app.same_text import headline
 from app.side_by_side import answer, common_beginning, judgement, parts, sentence
@@ -24,9 +24,9 @@ SWAPPED = text.SWAPS[0][1]
 
 
 def run(prompt=SWAPPED, stores=(FIRST, SECOND, compare.NONE), forms=("dense",) * 3, **changes):
-    settings = {"max_new_tokens": 8, "num_neighbours": 2, "temperature": 0.0, "seed": 0} | changes
-    model = settings.pop("model", paths.DEMO_MODEL)
-    return compare.run(prompt, model, *stores, *forms, **settings)
+    sampling = {"max_new_tokens": 8, "num_neighbours": 2, "temperature": 0.0, "seed": 0} | changes
+    model = sampling.pop("model", paths.DEMO_MODEL)
+    return compare.run(prompt, model, *stores, *forms, **sampling)
 
 
 def read(scored=" total: 35,336,133 (2025 est.)", beginning=SWAPPED, forms=("off", "dense"), **changes):
@@ -47,15 +47,17 @@ def rivers():
 
 
 @pytest.fixture
-def own_embedders(monkeypatch):
-    """The bundled datastores are searched with the embedder that they were built with."""
+def bundled(monkeypatch):
+    """The bundled datastores are searched with the embedder that they were built with; every event is drawn,
+    so that nothing hangs on how fast this machine is."""
     monkeypatch.setattr(services, "_embedders", {})
+    monkeypatch.setattr(settings, "SECONDS_BETWEEN_DRAWINGS", -1)
 
 
 # ------------------------------------------------------------------------------------------- writing
 
 
-def test_two_editions_are_written_from_side_by_side_and_each_from_its_own(own_embedders):
+def test_two_editions_are_written_from_side_by_side_and_each_from_its_own(bundled):
     views = [view for view, _ in run(stores=(FIRST, SECOND, compare.OFF)) if "columns" in view]
     # In turn: while the first is being written, so are the others.
     assert any(view["busy"] and all(one["text"] for one in view["columns"]) for view in views)
@@ -68,7 +70,7 @@ def test_two_editions_are_written_from_side_by_side_and_each_from_its_own(own_em
     json.dumps(views[-1], allow_nan=False)
 
 
-def test_a_column_is_what_generating_alone_gives(own_embedders):
+def test_a_column_is_what_generating_alone_gives(bundled):
     from retro_core.generation import Token, generate
 
     *_, (view, _) = run()
@@ -82,7 +84,7 @@ def test_a_column_is_what_generating_alone_gives(own_embedders):
         assert "".join(words for words, _ in one["text"]) == alone
 
 
-def test_what_is_written_stays_when_it_is_stopped(own_embedders, monkeypatch):
+def test_what_is_written_stays_when_it_is_stopped(bundled, monkeypatch):
     steps = run(max_new_tokens=200)
     for view, _ in steps:
         if "columns" in view and all(one["text"] for one in view["columns"]):
@@ -122,6 +124,7 @@ def test_the_headline_says_what_was_written_and_whether_it_stands_in_what_was_re
     assert only.startswith("Only “35,336,133” stands")
     assert judgement(["1", "2"], found[:2], [True, True]).startswith("None of them stands")
     assert "Underlined" in judgement(["a long story " * 9, "1"], found[:2], [True, True])
+    assert judgement([*said[:2], "a long story " * 9], found, [True, True, False]).startswith("Both stand")
     assert sentence(["a", "b"], ["x", ""]) == []
 
 
@@ -137,7 +140,7 @@ def test_texts_part_between_words():
 # ------------------------------------------------------------------------------------------- reading
 
 
-def test_the_same_text_is_expected_as_one_pass_of_the_model_says(own_embedders):
+def test_the_same_text_is_expected_as_one_pass_of_the_model_says(bundled):
     import torch
 
     from retro_core.generation import encode_prompt
@@ -255,7 +258,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_loaded(call, expe
     assert expected in sentence_ and str(paths.ASSETS) not in sentence_ and "<b>" not in sentence_
 
 
-def test_a_text_in_which_nothing_reads_says_what_to_do(own_embedders):
+def test_a_text_in_which_nothing_reads_says_what_to_do(bundled):
     assert "the first 64 read nothing" in message(read, "A short text.", "")
     assert "up to 128 fit" in message(read, forms=["off", "edit"], edit="word " * 300)
 
@@ -269,7 +272,7 @@ def test_the_examples_are_prompts_of_the_fact_swap():
     assert {words for _, words in text.SWAPS} <= prompts
 
 
-def test_what_was_recorded_can_be_drawn_before_a_model_is_loaded(own_embedders):
+def test_what_was_recorded_can_be_drawn_before_a_model_is_loaded(bundled):
     """And is of this model: record again with `python -m assets.traces.make_comparisons`."""
     written, scored = (services.recorded_comparison(name) for name in ("side-by-side", "same-text"))
     assert [one["source"] for one in written["columns"]] == [FIRST, SECOND, ""]

@@ -14,6 +14,11 @@ function span(interval, write) {
   return interval ? " (" + interval.map(write).join(" to ") + ")" : "";
 }
 
+// Never 0.00 for what is expected almost surely: nothing is.
+function bits(value) {
+  return value.toFixed(value < 0.1 ? 3 : 2);
+}
+
 // ---- bars
 
 function bars(value) {
@@ -33,7 +38,7 @@ function bars(value) {
       whisker.style.width = ((one.ci95[1] - Math.max(0, one.ci95[0])) / largest) * 100 + "%";
       bar.append(whisker);
     }
-    const numbers = make("span", "same-numbers", make("b", "", one.bpb.toFixed(2)), span(one.ci95, (value) => value.toFixed(2)));
+    const numbers = make("span", "same-numbers", make("b", "", bits(one.bpb)), span(one.ci95, bits));
     const more = make("span", "same-more");
     if (sameTokens) more.append("perplexity " + one.perplexity.toFixed(one.perplexity < 10 ? 2 : 1));
     if (one.less) {
