@@ -28,8 +28,10 @@ from indexing.writing import unfinished_vectors
 from retro_core.config import bounds
 
 _STAGES = {"reading": "Reading documents", "embedding": "Embedding chunks", "saving": "Saving"}
-# What was pasted is kept by the browser alone, and comes back with the page.
+# What was pasted is kept by the browser alone, and comes back with the page; a box that is empty because the
+# page was just loaded does not count.
 _KEEP_DRAFT = """(text) => {
+  if (!text && !document.activeElement?.closest("#pasted")) return;
   try { localStorage.setItem("retro-corpus-draft", (text || "").slice(0, 200000)); } catch {}
 }"""
 _BRING_DRAFT = """(text) => {
@@ -68,7 +70,7 @@ def build(task: gr.BrowserState) -> Made:
                         label="or choose files: text, web pages, PDF, Word, tables, or a .zip of them",
                         file_count="multiple",
                         file_types=list(SUFFIXES),
-                        height=140,
+                        height=160,
                         elem_id="files",
                     )
                     samples = gr.CheckboxGroup(
@@ -166,7 +168,7 @@ def build(task: gr.BrowserState) -> Made:
         trigger_mode="always_last",
         **quiet,
     )
-    pasted.input(None, inputs=pasted, js=_KEEP_DRAFT, api_visibility="private")
+    pasted.change(None, inputs=pasted, js=_KEEP_DRAFT, api_visibility="private")
     watched = [task, progress, index_button, cancel_button]
     unlimited = {"concurrency_limit": None, **quiet}
     building = gr.on(
