@@ -27,14 +27,14 @@ SWAPPED = "Ghana — People and Society\nPopulation:"
 EXAMPLES = [
     (
         "1-population-2025",
-        "Ghana's population, read from the Factbook of 2025",
+        "Ghana's population, from the 2025 edition",
         SWAPPED,
         "factbook-2025",
         {"max_new_tokens": 64, "temperature": 0.0},
     ),
     (
         "2-population-2015",
-        "the same prompt, read from the Factbook of 2015",
+        "the same prompt, from the 2015 edition",
         SWAPPED,
         "factbook-2015",
         {"max_new_tokens": 64, "temperature": 0.0},
