@@ -621,9 +621,9 @@ def _swap(swap: Mapping[str, Any] | None) -> list[Part]:
     readings = swap["readings"]
     names = [row["reading"] for row in readings if row["own"] is not None]
     groups = [f"reads {row['reading']}" if row["own"] is not None else "reads nothing" for row in readings]
-    series = {
-        f"writes {name}'s value": [row["says"][name]["value"] for row in readings] for name in names
-    } | {"writes neither": [row["neither"]["value"] for row in readings]}
+    series = {f"{name}'s": [row["says"][name]["value"] for row in readings] for name in names} | {
+        "neither": [row["neither"]["value"] for row in readings]
+    }
     rows = [
         [
             group,
