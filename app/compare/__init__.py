@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app import lens
+from app.scripts import script
 
 _HERE = Path(__file__).parent
 STYLE = _HERE / "compare.css"
@@ -21,7 +22,7 @@ class SideBySide(gr.HTML):
         super().__init__(
             value=value,
             html_template='<div class="side-by-side"></div>',
-            js_on_load=_script("side_by_side.js"),
+            js_on_load=script(lens.VALUES, _HERE / "side_by_side.js"),
             apply_default_css=False,
             **kwargs,
         )
@@ -34,13 +35,7 @@ class SameText(gr.HTML):
         super().__init__(
             value=value,
             html_template='<div class="same-text"></div>',
-            js_on_load=_script("same_text.js"),
+            js_on_load=script(lens.VALUES, _HERE / "same_text.js"),
             apply_default_css=False,
             **kwargs,
         )
-
-
-def _script(name: str) -> str:
-    """The lens's functions for numbers and text, then the component's own."""
-    parts = (lens.VALUES, _HERE / name)
-    return "\n".join(path.read_text(encoding="utf-8") for path in parts)

@@ -3,13 +3,6 @@ const holder = element.querySelector(".same-text");
 const APART = 0.5; // nats from which a token is painted
 const chosen = { id: null, left: 0, right: 1, token: null, picked: false };
 
-function make(tag, className, ...children) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  node.append(...children);
-  return node;
-}
-
 function span(interval, write) {
   return interval ? " (" + interval.map(write).join(" to ") + ")" : "";
 }

@@ -2,13 +2,6 @@
 const holder = element.querySelector(".side-by-side");
 const SHOWN = 3; // neighbours of a lookup; the others are folded
 
-function make(tag, className, ...children) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  node.append(...children);
-  return node;
-}
-
 const MARKS = { copied: "compare-copied", said: "compare-said", shared: "compare-shared" };
 
 // Pieces of text with the same marks; `parting` stands where the texts begin to differ.

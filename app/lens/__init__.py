@@ -10,6 +10,8 @@ from typing import Any
 
 import gradio as gr
 
+from app import scripts
+
 _HERE = Path(__file__).parent
 STYLE = _HERE / "lens.css"
 VALUES = _HERE / "js" / "1-values.js"  # functions that other components use too
@@ -41,5 +43,5 @@ class RetroLens(gr.HTML):
 
 
 def script() -> str:
-    """The parts of js/ in the order of their numbers, as the body of one function."""
-    return "\n".join(path.read_text(encoding="utf-8") for path in sorted((_HERE / "js").glob("*.js")))
+    """The parts of js/ in the order of their numbers."""
+    return scripts.script(*sorted((_HERE / "js").glob("*.js")))

@@ -5,6 +5,8 @@ from typing import Any
 
 import gradio as gr
 
+from app.scripts import script
+
 _HERE = Path(__file__).parent
 STYLE = _HERE / "parts.css"
 
@@ -29,7 +31,7 @@ class ChunkPreview(gr.HTML):
         super().__init__(
             value=value,
             html_template='<div class="chunk-preview"></div>',
-            js_on_load=(_HERE / "preview.js").read_text(encoding="utf-8"),
+            js_on_load=script(_HERE / "preview.js"),
             apply_default_css=False,
             **kwargs,
         )
@@ -42,7 +44,7 @@ class Findings(gr.HTML):
         super().__init__(
             value=value,
             html_template='<div class="findings" aria-live="polite"></div>',
-            js_on_load=(_HERE / "findings.js").read_text(encoding="utf-8"),
+            js_on_load=script(_HERE / "findings.js"),
             apply_default_css=False,
             **kwargs,
         )
@@ -55,7 +57,7 @@ class Legend(gr.HTML):
         super().__init__(
             value=value,
             html_template='<div class="legend"></div>',
-            js_on_load=(_HERE / "legend.js").read_text(encoding="utf-8"),
+            js_on_load=script(_HERE / "legend.js"),
             apply_default_css=False,
             **kwargs,
         )
@@ -68,7 +70,7 @@ class Facts(gr.HTML):
         super().__init__(
             value=value,
             html_template='<div class="facts" aria-live="polite"></div>',
-            js_on_load=(_HERE / "facts.js").read_text(encoding="utf-8"),
+            js_on_load=script(_HERE / "facts.js"),
             apply_default_css=False,
             **kwargs,
         )

@@ -1,13 +1,6 @@
 // value: {title, facts: [[name, text]], notes: [text], commands: [text]}
 const holder = element.querySelector(".facts");
 
-function make(tag, className, ...children) {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.append(...children);
-  return node;
-}
-
 function command(text) {
   // A line may end before an option, not inside one.
   const words = make("code", "", ...text.split(/(?<= )(?=--)/).map((part) => make("span", "", part)));

@@ -1,19 +1,6 @@
 // value: {rows: [{title, source, offset, chunk, measured, closeness, before, text, continuation}], note, busy}
 const holder = element.querySelector(".findings");
 
-function make(tag, className, ...children) {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.append(...children);
-  return node;
-}
-
-// As in the preview: characters that cannot be seen, or reorder what is around them, by their names.
-function display(text) {
-  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g,
-    (c) => "⟨U+" + c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0") + "⟩");
-}
-
 function finding(row, rank) {
   const head = make("div", "finding-head",
     make("b", "finding-rank", "#" + rank), make("b", "", display(row.title)), make("span", "finding-measured", row.measured));

@@ -1,13 +1,6 @@
 // value: {badge, items: [{colour, name, count}], notes: [text]}
 const holder = element.querySelector(".legend");
 
-function make(tag, className, ...children) {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.append(...children);
-  return node;
-}
-
 function show() {
   const value = props.value || {};
   holder.replaceChildren();

@@ -4,12 +4,6 @@ const FULL_GAIN = 2; // nats at which the fill is strongest
 const FILL = 0.65; // opacity of the strongest fill; text on it keeps 4.5 : 1
 const GAMMA = 0.7; // of the attention colours, so that small weights are visible
 
-// Control and direction characters would be invisible or reorder the text around them: show their names.
-function display(text) {
-  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g,
-    (c) => "⟨U+" + c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0") + "⟩");
-}
-
 // One token in running text: line ends stay visible and stay line ends.
 function displayToken(text) {
   return display(text).replace(/\n/g, "↵\n");

@@ -5,14 +5,6 @@ const part = (name) => root.querySelector(".lens-" + name);
 const uid = "lens-" + Math.random().toString(36).slice(2, 9);
 const SVG = "http://www.w3.org/2000/svg";
 
-// make("span", "class", "text or children…"): text becomes text nodes, never markup.
-function make(tag, className, ...children) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
 function svg(tag, attributes) {
   const node = document.createElementNS(SVG, tag);
   for (const name in attributes) node.setAttribute(name, attributes[name]);
