@@ -63,6 +63,15 @@ def start(kind: str, subject: str, work: Work) -> Task:
     return task
 
 
+def remembered(known: Any) -> tuple[str, "Task | None"] | None:
+    """What a browser remembers of a task, which may be anything: (its subject, the task if this server still
+    knows it); None where it remembers nothing."""
+    if not isinstance(known, dict):
+        return None
+    name, task = known.get("name"), known.get("task")
+    return (name, find(task)) if isinstance(name, str) and isinstance(task, str) else None
+
+
 def find(task_id: Any) -> Task | None:
     """None if there is no such task, or no longer."""
     with _changed:

@@ -212,11 +212,11 @@ def _watched(task: tasks.Task) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
 @shows_errors
 def reattach(known: dict[str, Any] | None) -> Iterator[tuple[Any, ...]]:
     """What was begun before the page was loaded anew."""
-    name = known.get("name") if isinstance(known, dict) else None
-    if not isinstance(name, str) or not isinstance(known.get("task"), str):
+    found = tasks.remembered(known)
+    if found is None:
         yield None, *(gr.skip(),) * 4
         return
-    task = tasks.find(known["task"])
+    name, task = found
     if task is None:
         yield None, {"text": corpus_make.lost(name), "tone": "bad"}, *(gr.skip(),) * 3
         return
