@@ -333,8 +333,7 @@ def test_a_prompt_runs_with_one_click_and_its_trace_can_be_saved_and_opened(open
     download.value.save_as(saved)
     assert saved.name.endswith(".retro.json")
     text = page.locator(".lens-text").text_content()
-    page.reload()
-    page.wait_for_selector(".lens-token")
+    page = open_page()
     page.locator("input[type=file]").first.set_input_files(saved)
     page.wait_for_function("document.querySelector('#progress').textContent.includes('Opened')")
     assert page.locator(".lens-text").text_content() == text

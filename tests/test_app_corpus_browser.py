@@ -59,8 +59,7 @@ def test_a_pasted_text_is_built_looked_into_and_used(open_page):  # noqa: F811
     page.locator("#use").click()
     page.wait_for_function("document.querySelector('#datastore input').value === 'inns'")
     assert page.get_by_role("tab", name="Explore").get_attribute("aria-selected") == "true"
-    page.reload()
-    page.wait_for_selector("h1")
+    page = open_page()  # a reload would cut off a connection, of which Gradio complains on the console
     look(page)
     page.locator("#listing [role=gridcell]").filter(has_text="inns", visible=True).first.wait_for()
 
