@@ -15,11 +15,9 @@ import torch
 
 from indexing.errors import InputError
 from retro_core.evaluation.held_out import Window
-from retro_core.evaluation.knn_lm import in_batches
+from retro_core.evaluation.losses import TOKENS_AT_ONCE, in_batches
 from retro_core.functions import IGNORED_LABEL
 from retro_core.model import Retro
-
-_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def context_losses(model: Retro, some: Sequence[Context]) -> Iterator[tuple[int,
     """Number of each context and nats (scored,) of its tokens under Retro[Off]; short contexts come first."""
     pad, device = model.config.pad_token_idx, model.device
     order = sorted(range(len(some)), key=lambda number: len(some[number].ids))
-    for batch in in_batches(order, [len(some[number].ids) for number in order], _BATCH_TOKENS):
+    for batch in in_batches(order, [len(some[number].ids) for number in order], TOKENS_AT_ONCE):
         width = max(len(some[number].ids) for number in batch) - 1
         ids = torch.full((len(batch), width), pad, dtype=torch.long)
         labels = torch.full_like(ids, IGNORED_LABEL)

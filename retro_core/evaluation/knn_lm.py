@@ -23,6 +23,7 @@ from indexing.errors import InputError
 from indexing.index import FlatIndex
 from indexing.neighbours import NO_CHUNK
 from retro_core.evaluation.held_out import HeldOut, Window
+from retro_core.evaluation.losses import TOKENS_AT_ONCE, in_batches
 from retro_core.evaluation.mixing import crosswise, mixture_weights
 from retro_core.evaluation.searching import Searchable
 from retro_core.model import Capture, Retro
@@ -30,7 +31,6 @@ from retro_core.model import Capture, Retro
 BUDGET = 500_000  # tokens
 NEIGHBOURS = 64
 TEMPERATURES = tuple(2.0**power for power in range(-6, 4))  # of the mean distance to the k-th key
-_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def build_store(
     keys = np.empty((total, model.config.dec_hidden_dim), dtype=np.float16)
     values, owners = np.empty(total, dtype=np.int32), np.empty(total, dtype=np.int32)
     done = 0
-    for some in in_batches(pieces, [len(piece) for _, piece in pieces], _BATCH_TOKENS):
+    for some in in_batches(pieces, [len(piece) for _, piece in pieces], TOKENS_AT_ONCE):
         states = last_states(model, [piece for _, piece in some])
         for (number, piece), state in zip(some, states, strict=True):
             rows = slice(done, done + len(piece) - 1)
@@ -163,19 +163,6 @@ def last_states(model: Retro, texts: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [states[row, : len(text)] for row, text in enumerate(texts)]
 
 
-def in_batches(items: Sequence, lengths: Sequence[int], most: int) -> Iterator[list]:
-    """Consecutive items, as many at once as take at most `most` tokens padded to the longest; at least
-    one."""
-    start = 0
-    while start < len(items):
-        stop, longest = start + 1, lengths[start]
-        while stop < len(items) and max(longest, lengths[stop]) * (stop + 1 - start) <= most:
-            longest = max(longest, lengths[stop])
-            stop += 1
-        yield list(items[start:stop])
-        start = stop
-
-
 def look_up(
     model: Retro, held_out: HeldOut, store: KeyStore, num_neighbours: int = NEIGHBOURS
 ) -> Iterator[LookedUp]:
@@ -185,7 +172,7 @@ def look_up(
     index = FlatIndex(store.keys, store.documents)
     order = sorted(held_out.windows, key=lambda window: window.stop - window.start)
     done = 0
-    for some in in_batches(order, [window.stop - window.start for window in order], _BATCH_TOKENS):
+    for some in in_batches(order, [window.stop - window.start for window in order], TOKENS_AT_ONCE):
         texts = [held_out.tokens(window.document) for window in some]
         states = last_states(model, [t[w.start : w.stop] for t, w in zip(texts, some, strict=True)])
         asking, owners = [], []

@@ -123,7 +123,8 @@ def token_losses(
     if len(set(names)) < len(names) or not names:
         raise InputError(f"Expected readings of different names, at least one, got {names}. Rename one.")
     total, done = held_out.num_tokens, 0
-    for batch in _batches(held_out, tokens_at_once):
+    order = sorted(held_out.windows, key=lambda w: (w.start - w.stop, w.document, w.start))
+    for batch in in_batches(order, [window.stop - window.start for window in order], tokens_at_once):
         found = _batch_losses(model, held_out, batch, readings)
         for row, window in enumerate(batch):
             positions = np.arange(window.first, window.last + 1)
@@ -153,18 +154,17 @@ def collect(held_out: HeldOut, events: Iterable[WindowLosses]) -> TokenLosses:
     )
 
 
-def _batches(held_out: HeldOut, tokens_at_once: int) -> Iterator[list[Window]]:
-    """Windows of about the same length together."""
-    order = sorted(held_out.windows, key=lambda w: (w.start - w.stop, w.document, w.start))
-    batch: list[Window] = []
-    for window in order:
-        longest = batch[0].stop - batch[0].start if batch else 0
-        if batch and longest * (len(batch) + 1) > tokens_at_once:
-            yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
+def in_batches(items: Sequence, lengths: Sequence[int], most: int) -> Iterator[list]:
+    """Consecutive items, as many at once as take at most `most` tokens padded to the longest; at least
+    one."""
+    start = 0
+    while start < len(items):
+        stop, longest = start + 1, lengths[start]
+        while stop < len(items) and max(longest, lengths[stop]) * (stop + 1 - start) <= most:
+            longest = max(longest, lengths[stop])
+            stop += 1
+        yield list(items[start:stop])
+        start = stop
 
 
 def _batch_losses(

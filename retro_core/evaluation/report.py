@@ -436,14 +436,7 @@ def _sweep_k(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
     return [
         Picture(
             f"{stem}-sweep-k",
-            figures.curves(
-                f"{name}: number of neighbours",
-                {"On": line},
-                "neighbours read for each chunk (k)",
-                "nats per token, minus Off",
-                logarithmic=True,
-                reference=0.0,
-            ),
+            _sweep_curve(f"{name}: number of neighbours", line, "neighbours read for each chunk (k)"),
             "How many neighbours are read: below 0 is better than none.",
         ),
         _sweep_table("k", [(f"{point['num_neighbours']:,}", point["gain"]) for point in points]),
@@ -468,14 +461,7 @@ def _sweep_size(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
     return [
         Picture(
             f"{stem}-sweep-size",
-            figures.curves(
-                f"{name}: size of the datastore",
-                {"On": line},
-                "chunks of the datastore",
-                "nats per token, minus Off",
-                logarithmic=True,
-                reference=0.0,
-            ),
+            _sweep_curve(f"{name}: size of the datastore", line, "chunks of the datastore"),
             "How large the datastore is: means over parts drawn at random, the band spans their draws.",
         ),
         _sweep_table(
@@ -496,13 +482,8 @@ def _sweep_nprobe(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
     return [
         Picture(
             f"{stem}-sweep-nprobe",
-            figures.curves(
-                f"{name}: lists that a search reads",
-                {"On": line},
-                f"lists read of {points[-1]['lists']:,} (nprobe)",
-                "nats per token, minus Off",
-                logarithmic=True,
-                reference=0.0,
+            _sweep_curve(
+                f"{name}: lists that a search reads", line, f"lists read of {points[-1]['lists']:,} (nprobe)"
             ),
             "What a quicker, less exact search costs: its recall of the true nearest was "
             + ", ".join(f"{point['recall']:.0%} with {point['nprobe']}" for point in points)
@@ -513,6 +494,13 @@ def _sweep_nprobe(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
             [(f"{point['nprobe']} (recall {point['recall']:.1%})", point["gain"]) for point in points],
         ),
     ]
+
+
+def _sweep_curve(title: str, line: Sequence[tuple], axis: str) -> str:
+    """What On gains over Off at each point of a sweep."""
+    return figures.curves(
+        title, {"On": line}, axis, "nats per token, minus Off", logarithmic=True, reference=0.0
+    )
 
 
 def _swept(x: float, gain: Mapping[str, Any]) -> tuple[float, float, float | None, float | None]:
