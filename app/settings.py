@@ -38,6 +38,16 @@ def port() -> int:
     return int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
 
 
+def is_loopback() -> bool:
+    """Whether only this computer reaches the page."""
+    return host() in ("127.0.0.1", "localhost", "::1")
+
+
+def behind_proxy() -> bool:
+    """Whether what comes in was passed on by a proxy that says for whom: on a Space, or by RETRO_PROXY=1."""
+    return bool(os.environ.get("SPACE_ID")) or os.environ.get("RETRO_PROXY") == "1"
+
+
 def warm_after() -> float | None:
     """Seconds between the first page view and loading the model in the background; None is never."""
     seconds = float(os.environ.get("RETRO_WARM_AFTER") or 3)
@@ -46,4 +56,4 @@ def warm_after() -> float | None:
 
 def may_fetch() -> bool:
     """Whether the page fetches models: on one's own computer, or where RETRO_ALLOW_FETCH=1 says so."""
-    return host() in ("127.0.0.1", "localhost", "::1") or os.environ.get("RETRO_ALLOW_FETCH") == "1"
+    return is_loopback() or os.environ.get("RETRO_ALLOW_FETCH") == "1"
