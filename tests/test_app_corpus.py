@@ -42,9 +42,10 @@ def quiet_tasks():
 
 
 def build(content, name, replace=False, **more):
-    """The last of what `index` shows: (what the browser remembers, line)."""
-    *_, (known, line, *_) = corpus_make.index(content, None, name, replace, **more)
-    return known, line
+    """The last of what `index` shows: (what is done, line)."""
+    *_, (known, done, line, *_) = corpus_make.index(content, None, name, "suggested", replace, **more)
+    assert known is None
+    return done, line
 
 
 def found(query, name, retriever="dense"):
@@ -69,7 +70,7 @@ def upload(tmp_path, name, content):
 def test_a_preview_cuts_as_indexing_cuts():
     build(TEXT * 20, "rivers")
     store = services.datastore("rivers")
-    value = corpus_make.preview_texts(TEXT * 20, None, "")[0]
+    value = corpus_make.preview_texts(TEXT * 20, None)[0]
     shown = value["documents"][0]["chunks"]
     assert [chunk["text"] for chunk in shown] == [store.text(i) for i in range(len(store.chunks))]
     assert "".join(chunk["text"] for chunk in shown) == TEXT * 20
@@ -77,15 +78,17 @@ def test_a_preview_cuts_as_indexing_cuts():
 
 
 def test_a_long_corpus_is_previewed_in_part_and_says_so():
-    value = corpus_make.preview_texts(TEXT * 5000, None, "")[0]
+    value = corpus_make.preview_texts(TEXT * 5000, None)[0]
     assert sum(len(document["chunks"]) for document in value["documents"]) == settings.PREVIEW_CHUNKS
     assert "about" in value["summary"]
     assert value["rest"]
 
 
-def test_a_name_is_suggested_only_where_none_is_given():
-    assert corpus_make.preview_texts(TEXT, None, "")[1] == "the-nile-flows"
-    assert isinstance(corpus_make.preview_texts(TEXT, None, "mine")[1], dict)  # gr.skip()
+def test_a_name_is_suggested_and_used_where_none_is_given():
+    _, box, suggested, *_ = corpus_make.preview_texts(TEXT, None)
+    assert suggested == box.placeholder == "the-nile-flows"
+    done, _ = build(TEXT, " ")
+    assert done["name"] == "suggested"
 
 
 def test_documents_are_counted_by_their_length():
@@ -98,14 +101,14 @@ def test_documents_are_counted_by_their_length():
 
 
 def test_samples_come_from_the_bundled_book_and_nothing_else_does():
-    value, suggestion, _, _ = corpus_make.preview_texts("", None, "", ["Peru"])
+    value, _, suggestion, *_ = corpus_make.preview_texts("", None, ["Peru"])
     assert suggestion == "peru-introduction" and value["summary"].startswith("5 documents")
     assert {document["title"].split(" — ")[0] for document in value["documents"]} == {"Peru"}
-    assert "among the samples" in message(corpus_make.preview_texts, "", None, "", ["../up"])
+    assert "among the samples" in message(corpus_make.preview_texts, "", None, ["../up"])
 
 
 def test_the_advisor_says_what_it_would_build_and_refuses_what_cannot_be():
-    value = corpus_make.preview_texts(TEXT * 200, None, "")[0]
+    value = corpus_make.preview_texts(TEXT * 200, None)[0]
     told = corpus_make.advise_again(value, "", 0, True)
     assert told["title"].startswith("Exact search") and f"{value['chunks']:,}" in str(told["facts"])
     assert "few enough to compare all" in told["notes"][0]
@@ -118,13 +121,13 @@ def test_the_advisor_says_what_it_would_build_and_refuses_what_cannot_be():
 
 
 def test_an_indexed_corpus_can_be_searched_is_listed_and_shown():
-    known, line = build(TEXT * 20, "rivers")
+    done, line = build(TEXT * 20, "rivers")
     assert line["tone"] == "good" and "rivers" in line["text"]
-    tabs, choice, told = corpus_make.look_at(known)
+    tabs, choice, told = corpus_make.look_at(done)
     assert (tabs.selected, choice.value, told) == ("look", "rivers", line)
     assert "rivers" in [row[0] for row in corpus_card.list_rows()]
     assert "Sicily" in found("volcano Sicily", "rivers")[0]["text"]
-    assert isinstance(corpus_make.look_at({"done": "nothing"})[0], dict)  # gr.skip()
+    assert isinstance(corpus_make.look_at({"name": "nothing", "line": ""})[0], dict)  # gr.skip()
 
 
 def test_a_corpus_of_one_chunk_works():
@@ -135,10 +138,10 @@ def test_a_corpus_of_one_chunk_works():
 
 
 def test_cancelling_leaves_nothing():
-    steps = corpus_make.index(TEXT * 4000, None, "rivers", False)
+    steps = corpus_make.index(TEXT * 4000, None, "rivers", "", False)
     known, *_ = next(steps)
     corpus_make.cancel(known)
-    known, line, start, cancel = last(steps)
+    known, _, line, start, cancel = last(steps)
     assert known is None and "nothing was changed" in line["text"]
     assert start["interactive"] and not cancel.interactive
     left = [path.name for path in paths.datastores_dir().glob("*")]
@@ -146,17 +149,17 @@ def test_cancelling_leaves_nothing():
 
 
 def test_building_goes_on_without_the_page_and_is_found_again_by_who_has_its_id(monkeypatch):
-    steps = corpus_make.index(TEXT * 400, None, "rivers", False)
+    steps = corpus_make.index(TEXT * 400, None, "rivers", "", False)
     known, *_ = next(steps)
     steps.close()  # the page is loaded anew
     for shown in corpus_make.reattach(known):
         assert shown[-1].selected == 4
-    assert "Built 'rivers'" in shown[1]["text"] and shown[0]["done"] == "rivers"
+    assert "Built 'rivers'" in shown[2]["text"] and shown[1]["name"] == "rivers"
     assert last(corpus_make.reattach({"task": "guessed", "name": "rivers"}))[0] is None
     monkeypatch.setattr(tasks, "_tasks", type(tasks._tasks)())  # the server is started anew
-    (_, line, *_) = last(corpus_make.reattach(known))
+    (_, _, line, *_) = last(corpus_make.reattach(known))
     assert "started anew" in line["text"] and "1 documents" in line["text"] and "version 1" in line["text"]
-    (_, line, *_) = last(corpus_make.reattach({**known, "name": "others"}))
+    (_, _, line, *_) = last(corpus_make.reattach({**known, "name": "others"}))
     assert "not finished" in line["text"] and "Nothing was written" in line["text"]
     (paths.datastores_dir() / ".others.vectors.npy.part").touch()
     assert "goes on from there" in corpus_make.lost("others")
@@ -168,7 +171,7 @@ def test_building_goes_on_without_the_page_and_is_found_again_by_who_has_its_id(
 def test_replacing_a_datastore_reaches_the_search_at_once():
     build("Bees dance on the comb.", "mine")
     assert "Bees" in found("bees", "mine")[0]["text"]
-    assert "exists already" in message(corpus_make.index, "Honey.", None, "mine", False)
+    assert "exists already" in message(corpus_make.index, "Honey.", None, "mine", "", False)
     build("Glaciers move slowly.", "mine", True)
     assert "Glaciers" in found("bees", "mine")[0]["text"]
 
@@ -185,8 +188,8 @@ def test_replacing_a_datastore_reaches_the_search_at_once():
     ],
 )
 def test_a_bad_file_is_named_with_its_remedy(tmp_path, name, content, expected):
-    assert expected in message(corpus_make.preview_texts, "", upload(tmp_path, name, content), "")
-    assert expected in message(corpus_make.index, "", upload(tmp_path, name, content), "mine", False)
+    assert expected in message(corpus_make.preview_texts, "", upload(tmp_path, name, content))
+    assert expected in message(corpus_make.index, "", upload(tmp_path, name, content), "mine", "", False)
 
 
 def test_tables_and_archives_are_indexed_and_what_was_left_out_is_told(tmp_path):
@@ -195,27 +198,27 @@ def test_tables_and_archives_are_indexed_and_what_was_left_out_is_told(tmp_path)
         archive.writestr("rivers.csv", table)
         archive.writestr("<img src=x>.exe", "not text")
     uploaded = [str(tmp_path / "mine.zip")]
-    value, suggestion, *_ = corpus_make.preview_texts("", uploaded, "")
+    value, _, suggestion, *_ = corpus_make.preview_texts("", uploaded)
     assert value["summary"].startswith("150 documents") and suggestion == "nile"
     assert value["lengths"] == [["1 chunk", 150]]
     notes = "\n".join(value["notes"])
     assert "1 row was left out:\n– Line 152 of mine.zip/rivers.csv has 1 fields, expected 2" in notes
     assert "1 file was left out:\n– Cannot read mine.zip/<img src=x>.exe: expected a .txt" in notes
     assert "149 documents repeat earlier ones:" in notes
-    line = last(corpus_make.index("", uploaded, "rivers", False))[1]
+    line = last(corpus_make.index("", uploaded, "rivers", "", False))[2]
     assert "150 documents" in line["text"] and "1 row was left out." in line["text"]
     assert str(tmp_path) not in notes + line["text"]
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("", "no name yet"), ("../up", "cannot be used"), ("A B", "cannot")]
+    ("name", "expected"), [("../up", "cannot be used"), ("A B", "cannot")]
 )
 def test_a_bad_name_is_refused(name, expected):
-    assert expected in message(corpus_make.index, TEXT, None, name, False)
+    assert expected in message(corpus_make.index, TEXT, None, name, "", False)
 
 
 def test_nothing_to_index_says_so():
-    assert "no text yet" in message(corpus_make.index, "", None, "mine", False)
+    assert "no text yet" in message(corpus_make.index, "", None, "mine", "", False)
     assert "no text yet" in corpus_make.expect_text(" ", None, None)[1]["text"]
 
 
@@ -229,7 +232,7 @@ def test_a_busy_server_says_where_in_line_one_is_and_when_it_is_full(monkeypatch
     second = tasks.start("build", "b", endless)
     assert "next in line" in next(now for now in tasks.watch(second) if now.line).line["text"]
     monkeypatch.setattr(settings, "TASKS_WAITING", 1)
-    assert "server is busy: 2" in message(corpus_make.index, TEXT, None, "mine", False)
+    assert "server is busy: 2" in message(corpus_make.index, TEXT, None, "mine", "", False)
     tasks.cancel(second.id)
     assert last(tasks.watch(second)).state == tasks.CANCELLED
     assert "still going on" in message(corpus_upkeep.verify, "factbook", {"task": first.id})
@@ -287,7 +290,7 @@ def test_the_map_has_a_point_a_chunk_true_edges_and_no_html_of_the_text():
 
 def test_colours_go_to_the_largest_groups_and_the_others_share_one(tmp_path):
     rows = "".join(f'{{"text": "Words {i}.", "title": "T{i % 30}"}}\n' for i in range(90))
-    last(corpus_make.index("", upload(tmp_path, "rows.jsonl", rows.encode()), "rows", False))
+    last(corpus_make.index("", upload(tmp_path, "rows.jsonl", rows.encode()), "rows", "", False))
     store = services.snapshot("rows")
     groups, items = corpus_map.grouped(store, corpus_map._map(store, "pca"), "document")
     assert len(items) == 8 and items[-1]["name"] == "23 other documents" and items[-1]["count"] == 69
@@ -314,7 +317,7 @@ def facts_of(name):
 
 def test_documents_are_added_listed_deleted_and_compacted_away(tmp_path):
     rows = "".join(f'{{"text": "Words {i}.", "title": "Title {i} {PAYLOAD[:9]}"}}\n' for i in range(45))
-    last(corpus_make.index("", upload(tmp_path, "rows.jsonl", rows.encode()), "mine", False))
+    last(corpus_make.index("", upload(tmp_path, "rows.jsonl", rows.encode()), "mine", "", False))
     facts, _, _, listed, back, on, first, *_ = show("mine")
     assert len(listed.choices) == 20 and first == 0 and on.interactive and not back.interactive
     listed, back, on, first = corpus_card.turn(20)("mine", "", 20)
@@ -345,8 +348,8 @@ def test_a_datastore_is_copied_renamed_exported_imported_and_removed(tmp_path):
     assert button.visible and button.value["path"].endswith(f"mine{SUFFIX}")
     bundle = tmp_path / f"mine{SUFFIX}"
     shutil.copyfile(button.value["path"], bundle)
-    known, line, _ = last(corpus_make.import_file(str(bundle), "again"))
-    assert known["done"] == "again" and "Imported" in line["text"]
+    _, done, line, _ = last(corpus_make.import_file(str(bundle), "again"))
+    assert done["name"] == "again" and "Imported" in line["text"]
     assert facts_of("again")["Fingerprint"] == facts_of("mine")["Fingerprint"]
     assert "exists already" in message(corpus_make.import_file, str(bundle), "")
     bundle.write_bytes(bundle.read_bytes()[:-100])

@@ -101,7 +101,7 @@ def tiny_model(monkeypatch):
     changed = services._time_of(services._model_config(paths.DEMO_MODEL))
     monkeypatch.setitem(services._models, paths.DEMO_MODEL, (changed, model))
     monkeypatch.setattr(settings, "SECONDS_BETWEEN_DRAWINGS", 0)  # all are drawn, however quick
-    list(corpus_make.index(TEXT * 40, None, "rivers", False))
+    list(corpus_make.index(TEXT * 40, None, "rivers", "", False))
 
 
 def test_a_run_shows_each_stage_and_ends_in_a_trace_that_is_kept(tiny_model):
@@ -145,7 +145,7 @@ def test_retrieval_off_reads_nothing(tiny_model):
 
 
 def test_a_datastore_of_one_chunk_serves_two_neighbours(tiny_model):
-    list(corpus_make.index("One sentence only.", None, "one", False))
+    list(corpus_make.index("One sentence only.", None, "one", "", False))
     *_, (view, _, _) = run("Rivers flow north.", True, "one", max_new_tokens=8)
     assert len(view["chunks"][0]["neighbours"]) == 1
 

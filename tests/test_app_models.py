@@ -25,7 +25,7 @@ def fitted(monkeypatch):
     monkeypatch.setattr(services, "_models", {})
     tokenizer = tiny_base()
     tiny_fit()
-    list(corpus_make.index(TEXT * 40, None, "rivers", False))
+    list(corpus_make.index(TEXT * 40, None, "rivers", "", False))
     return tokenizer
 
 

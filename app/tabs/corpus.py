@@ -79,7 +79,7 @@ def build(page: gr.Blocks, remembered: Remembered) -> Corpus:
     for event in made.events(page):
         event.success(
             corpus_make.look_at,
-            inputs=made.task,
+            inputs=made.done,
             outputs=[tabs, choice.chosen, choice.progress],
             queue=False,
             **quiet,

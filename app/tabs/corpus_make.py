@@ -37,14 +37,15 @@ _KEEP_DRAFT = """(text) => {
 _BRING_DRAFT = """(text) => {
   try { return text || localStorage.getItem("retro-corpus-draft") || ""; } catch { return text; }
 }"""
+_NAME = "my-notes"  # of a datastore, until there is a text to name it after
 _RECENT = 12  # events over which the pace is measured: what an earlier try embedded passes in no time
 
 
 @dataclass
 class Made:
-    """task: what is being built, in the browser's memory, so that a reload finds it again"""
+    """done: {"name", "line"} of what was built last; the server's own, as what a browser holds may lag behind"""
 
-    task: gr.BrowserState
+    done: gr.State
     starts: list[Callable]  # events after which a datastore may have come
     attach: Callable[[gr.Blocks], Any]
 
@@ -53,7 +54,10 @@ class Made:
 
 
 def build(task: gr.BrowserState) -> Made:
-    """Lay out the four steps and wire them."""
+    """Lay out the four steps and wire them.
+
+    task  what is being built, in the browser's memory, so that a reload finds it again
+    """
     with gr.Walkthrough(selected=1, elem_id="steps") as steps:
         with gr.Step("Text", id=1):
             with gr.Row(elem_classes="corpus-row"):
@@ -121,8 +125,8 @@ def build(task: gr.BrowserState) -> Made:
             with gr.Row(elem_classes="corpus-row"):
                 name = gr.Textbox(
                     label="Name of the datastore",
-                    info="Lower-case letters, digits, '.', '_' and '-'.",
-                    placeholder="my-notes",
+                    info="Lower-case letters, digits, '.', '_' and '-'. Left empty, it gets the name in grey.",
+                    placeholder=_NAME,
                     max_lines=1,
                     elem_id="corpus-name",
                 )
@@ -139,6 +143,7 @@ def build(task: gr.BrowserState) -> Made:
                     "Cancel", interactive=False, size="md", elem_id="cancel", min_width=70
                 )
             progress = StatusLine(elem_id="index-progress")
+    suggested, done = gr.State(_NAME), gr.State()
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     for button, step in (
@@ -155,8 +160,8 @@ def build(task: gr.BrowserState) -> Made:
     gr.on(
         [pasted.change, files.change, samples.change],
         preview_texts,
-        inputs=[pasted, files, name, samples, *asked],
-        outputs=[preview, name, told, advice],
+        inputs=[pasted, files, samples, *asked],
+        outputs=[preview, name, suggested, told, advice],
         trigger_mode="always_last",
         **quiet,
     )
@@ -169,17 +174,17 @@ def build(task: gr.BrowserState) -> Made:
         **quiet,
     )
     pasted.change(None, inputs=pasted, js=_KEEP_DRAFT, api_visibility="private")
-    watched = [task, progress, index_button, cancel_button]
+    watched = [task, done, progress, index_button, cancel_button]
     unlimited = {"concurrency_limit": None, **quiet}
     building = gr.on(
         [index_button.click, name.submit],
         index,
-        inputs=[pasted, files, name, replace, samples, *asked],
+        inputs=[pasted, files, name, suggested, replace, samples, *asked],
         outputs=watched,
         **unlimited,
     )
     importing = bundle.upload(
-        import_file, inputs=[bundle, bundle_name], outputs=[task, told, bundle], **unlimited
+        import_file, inputs=[bundle, bundle_name], outputs=[task, done, told, bundle], **unlimited
     )
     cancel_button.click(cancel, inputs=task, outputs=progress, queue=False, **quiet)
 
@@ -187,7 +192,7 @@ def build(task: gr.BrowserState) -> Made:
         page.load(None, inputs=pasted, outputs=pasted, js=_BRING_DRAFT, api_visibility="private")
         return page.load(reattach, inputs=task, outputs=[*watched, steps], **unlimited)
 
-    return Made(task, [building, importing], attach)
+    return Made(done, [building, importing], attach)
 
 
 def _named(name: str, label: str) -> dict[str, Any]:
@@ -219,23 +224,24 @@ def expect_text(
 def preview_texts(
     pasted: str | None,
     files: list[str] | None,
-    name: str | None,
     samples: list[str] | None = None,
     factory: str = "",
     ram_mb: float | None = 0,
     deletes: bool = True,
-) -> tuple[Any, Any, Any, Any]:
-    """(value of the preview, a suggested name if none is given, progress line, facts about the index)."""
+) -> tuple[Any, ...]:
+    """(value of the preview, the box of the name, a suggested name, progress line, facts about the index).
+
+    The suggestion is shown in the empty box and never written into it: it may come after a name was typed.
+    """
     if not (pasted and pasted.strip()) and not files and not samples:
-        return None, gr.skip(), "", advised(0)
+        return None, gr.Textbox(placeholder=_NAME), _NAME, "", advised(0)
     report = Report()
     documents = list(noting_repeats(documents_of(pasted, files, samples, report), report))
-    suggested = gr.skip()
-    if not (name or "").strip():
-        suggested = suggestion(documents[0].title)
+    suggested = suggestion(documents[0].title)
     value = {**preview(documents), "notes": report.sentences(settings.NOTES_SHOWN)}
     told = {"text": f"{value['summary']}.".replace("..", "."), "tone": "good"}
-    return value, suggested, told, advise_again(value, factory, ram_mb, deletes)
+    advice = advise_again(value, factory, ram_mb, deletes)
+    return value, gr.Textbox(placeholder=suggested), suggested, told, advice
 
 
 # --------------------------------------------------------------------------------------------- index
@@ -259,18 +265,20 @@ def advise_again(
 def index(
     pasted: str | None,
     files: list[str] | None,
-    name: str,
+    name: str | None,
+    suggested: str,
     replace: bool,
     samples: list[str] | None = None,
     factory: str = "",
     ram_mb: float | None = 0,
     deletes: bool = True,
 ) -> Iterator[tuple[Any, ...]]:
-    """Begin to build, then yield (task, progress, button to build, button to cancel) until it has ended. When
-    the page goes away the building goes on; see `reattach`."""
-    name = (name or "").strip()
-    if not name:
-        raise InputError("The datastore has no name yet. Type one, for example 'my-notes'.")
+    """Begin to build, then yield (task, done, progress, button to build, button to cancel) until it has ended.
+    When the page goes away the building goes on; see `reattach`.
+
+    suggested  the name where none was typed
+    """
+    name = (name or "").strip() or suggested
     paths.check_name(name)
     if not replace:
         check_free(name)
@@ -353,7 +361,7 @@ def progress_of(event: BuildEvent, recent: Sequence[tuple[float, int]]) -> dict[
 
 @shows_errors
 def import_file(path: str, name: str | None) -> Iterator[tuple[Any, ...]]:
-    """Yield (task, progress, button to import) until a bundle has become a datastore."""
+    """Yield (task, done, progress, button to import) until a bundle has become a datastore."""
     name = (name or "").strip() or suggestion(Path(path).name.removesuffix(SUFFIX).removesuffix(".zip"))
     paths.check_name(name)
     check_free(name)
@@ -368,16 +376,16 @@ def import_file(path: str, name: str | None) -> Iterator[tuple[Any, ...]]:
         return name
 
     for shown in _watched(tasks.start("import", name, work)):
-        yield shown[:3]
+        yield shown[:4]
 
 
 def _watched(task: tasks.Task) -> Iterator[tuple[Any, ...]]:
-    """(what the browser remembers, progress, button to start, button to cancel) until the task has ended."""
+    """(what the browser remembers, what is done, progress, button to start, button to cancel) until the task
+    has ended."""
     for now in tasks.watch(task):
         known = {"task": task.id, "name": task.subject, "kind": task.kind} if now.active else None
-        if now.state == tasks.DONE:
-            known = {"done": task.subject, "line": now.line}
-        yield known, now.line, gr.update(interactive=not now.active), gr.Button(interactive=now.active)
+        done = {"name": task.subject, "line": now.line} if now.state == tasks.DONE else None
+        yield known, done, now.line, gr.update(interactive=not now.active), gr.Button(interactive=now.active)
         if now.state == tasks.FAILED:
             raise InputError(now.line["text"])
 
@@ -387,11 +395,12 @@ def reattach(known: dict[str, Any] | None) -> Iterator[tuple[Any, ...]]:
     """(as `index`, and the step): what was begun before the page was loaded anew."""
     found = tasks.remembered(known)
     if found is None:
-        yield None, *(gr.skip(),) * 4
+        yield None, None, *(gr.skip(),) * 4
         return
     name, task = found
     if task is None:
-        yield None, {"text": lost(name), "tone": "bad"}, gr.skip(), gr.skip(), gr.Walkthrough(selected=4)
+        line = {"text": lost(name), "tone": "bad"}
+        yield None, None, line, gr.skip(), gr.skip(), gr.Walkthrough(selected=4)
         return
     for shown in _watched(task):
         yield *shown, gr.Walkthrough(selected=4)
@@ -421,10 +430,9 @@ def cancel(known: dict[str, Any] | None) -> dict[str, Any]:
     return {"text": "Cancelling…", "tone": "busy"}
 
 
-def look_at(known: dict[str, Any] | None) -> tuple[Any, Any, Any]:
+def look_at(done: dict[str, Any] | None) -> tuple[Any, Any, Any]:
     """(the part of the tab, the choice of datastore, its line), once a datastore has come."""
-    name = known.get("done") if isinstance(known, dict) else None
     names = [info.name for info in services.datastores()]
-    if name not in names:
+    if done is None or done["name"] not in names:
         return gr.skip(), gr.skip(), gr.skip()
-    return gr.Tabs(selected="look"), gr.Dropdown(choices=names, value=name), known.get("line") or ""
+    return gr.Tabs(selected="look"), gr.Dropdown(choices=names, value=done["name"]), done["line"]
