@@ -184,7 +184,10 @@ def write_at_once(path: Path, faults: tuple[str, ...] = ()) -> list:
     if not (wrote and refused and len(wrote) + len(refused) == 50):
         wrong.append(f"{len(wrote)} wrote and {len(refused)} were refused")
     expected = {ident(number) for number in (*FIRST.numbers, *(each[0] for each in wrote))}
-    present = {document.id for document in Datastore.open(path, embedder=embedder()).documents}
+    try:
+        present = {document.id for document in Datastore.open(path, embedder=embedder()).documents}
+    except DatastoreError as error:
+        return [*wrong, str(error)]
     return wrong + sorted(present ^ expected)
 
 
