@@ -5,9 +5,9 @@ this server has. What names the visitor inside the server is a digest of the tok
 disk, in a log or on a page leads back to the cookie. A browser's session hash is chosen by the browser and
 says nothing.
 
-What a visitor makes carries the owner in its folder's name, `my-notes.v-0123456789abcdef`: the folder and
-whose it is come into being, move and go in one step. People are shown `my-notes`. A name without such an
-ending is everybody's to read and the server's owner's to change.
+What a visitor makes carries the owner in its folder's name, `my-notes.v-0123456789abcdef` (`.u-` of somebody
+who signed in): the folder and whose it is come into being, move and go in one step. People are shown
+`my-notes`. A name without such an ending is everybody's to read and the server's owner's to change.
 """
 
 import hashlib
@@ -22,8 +22,10 @@ from indexing import paths
 
 KEY_FILE = ".visitors.key"  # in RETRO_HOME, so that a restart that keeps the folder keeps the visitors
 COOKIE, SECURE_COOKIE = "retro-visitor", "__Host-retro-visitor"
-MARK_LENGTH = 19  # of ".v-" and sixteen digits
-_MARK = re.compile(r"\.v-([0-9a-f]{16})")
+PASSING, ACCOUNT = "v", "u"  # how an owner begins: known by a cookie, or by an account
+_SAID = 18  # of an owner in a name: its kind and sixteen digits
+MARK_LENGTH = 1 + _SAID
+_MARK = re.compile(r"\.([uv]-[0-9a-f]{16})(?![0-9a-f])")
 _TOKEN = re.compile(r"([A-Za-z0-9_-]{32})\.([0-9a-f]{64})")
 
 
@@ -38,32 +40,38 @@ def owner_of(cookie: object) -> str | None:
     found = _TOKEN.fullmatch(cookie) if isinstance(cookie, str) else None
     if found is None or not hmac.compare_digest(_seal(found[1]), found[2]):
         return None
-    return digest(found[1])
+    return _owner(PASSING, found[1])
 
 
-def digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()[:32]
+def stranger() -> str:
+    """The owner of what nobody can come back to."""
+    return _owner(PASSING, secrets.token_urlsafe(24))
 
 
 def owner_of_account(name: str) -> str:
     """The owner that an account of the Hub leads to, wherever it signs in from."""
-    return digest(_seal(f"account {name}"))
+    return _owner(ACCOUNT, _seal(f"account {name}"))
 
 
 def mark(name: str, owner: str) -> str:
     """The folder's name of what `owner` calls `name`."""
-    return f"{name}.v-{owner[:16]}"
+    return f"{name}.{owner[:_SAID]}"
 
 
 def mark_of(name: object) -> str | None:
-    """The first sixteen digits of whose it is; None if it is everybody's."""
-    found = _MARK.search(name) if isinstance(name, str) else None
-    return found[1] if found and found.end() == len(name) else None
+    """How the owner begins whose it is; None if it is everybody's."""
+    if not isinstance(name, str) or not _MARK.fullmatch(name[-MARK_LENGTH:]):
+        return None
+    return name[-_SAID:]
 
 
 def shown(words: str) -> str:
     """A name or a sentence with names in it, as people are shown it: without marks."""
     return _MARK.sub("", words)
+
+
+def _owner(kind: str, secret: str) -> str:
+    return f"{kind}-{hashlib.sha256(secret.encode()).hexdigest()[:32]}"
 
 
 def _seal(token: str) -> str:

@@ -5,7 +5,6 @@ that costs or changes something begins with `permit`.
 """
 
 import ipaddress
-import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -19,6 +18,7 @@ from indexing.errors import InputError
 
 class Action(StrEnum):
     LOOK_UP = "look up"  # what would a text retrieve, a map, a datastore's documents
+    PREVIEW = "preview a text"  # as chunks, before a datastore is made of it
     GENERATE = "generate"
     SCORE = "score"  # a text read without writing: scoring, a changed neighbour
     COMPARE = "compare"
@@ -78,6 +78,10 @@ _LARGER = {"characters": 5_000_000, "files": 20, "kept": 10, "keep_minutes": 24 
 # In public: what anybody may do, and somebody who signed in. The server's owner may do everything.
 _PUBLIC: dict[Action, tuple[Rule, Rule]] = {
     Action.LOOK_UP: (Rule(a_minute=60, everybody=600), Rule(a_minute=120, everybody=600)),
+    Action.PREVIEW: (
+        Rule(a_minute=120, everybody=600, characters=1_000_000, files=5),
+        Rule(a_minute=120, everybody=600, characters=5_000_000, files=20),
+    ),
     Action.GENERATE: (
         Rule(a_minute=10, everybody=60, tokens=256),
         Rule(a_minute=30, everybody=60, tokens=256),
@@ -127,6 +131,7 @@ _RECORDED = "The recorded examples need no model."
 _OWN_COPY = "On a copy of your own, or on your own computer, it works: `python app.py`."
 _WORDS = {
     Action.LOOK_UP: _Words("Looking things up", "searches", instead=_RECORDED),
+    Action.PREVIEW: _Words("Looking at a text's chunks", "previews", instead=_RECORDED),
     Action.GENERATE: _Words("Writing", "texts", instead=_RECORDED),
     Action.SCORE: _Words("Scoring a text", "readings", instead=_RECORDED),
     Action.COMPARE: _Words("Comparing", "comparisons", instead=_RECORDED),
@@ -214,7 +219,7 @@ class Visitor:
         return owners.mark(name, self.owner)
 
     def _marked(self, whose: str) -> bool:
-        return self.sees_everything or whose in [one[:16] for one in (self.owner, *self.accounts)]
+        return self.sees_everything or any(one.startswith(whose) for one in (self.owner, *self.accounts))
 
 
 LOCAL_OWNER = "local"
@@ -222,12 +227,12 @@ LOCAL_OWNER = "local"
 
 def mode() -> Mode:
     """By RETRO_MODE; else public on a Space and wherever the network reaches, local on one's own computer."""
-    asked = os.environ.get("RETRO_MODE", "").strip().lower()
+    asked = settings.mode_asked_for()
     if asked:
         if asked not in list(Mode):
             raise InputError(f"Expected RETRO_MODE to be one of {', '.join(Mode)}, got {asked!r}.")
         return Mode(asked)
-    if os.environ.get("SPACE_ID") or not settings.is_loopback():
+    if settings.space() or not settings.is_loopback():
         return Mode.PUBLIC
     return Mode.LOCAL
 
@@ -243,12 +248,11 @@ def visitor(request: Any = None) -> Visitor:
     )
     account = _account(request)
     if account:
-        author = os.environ.get("SPACE_AUTHOR_NAME")
-        role = Role.OWNER if author and account == author else Role.SIGNED_IN
+        role = Role.OWNER if account == settings.space_author() else Role.SIGNED_IN
         return Visitor(owners.owner_of_account(account), now, role, accounts=(found,) if found else ())
     if found:
         return Visitor(found, now, Role.ANONYMOUS)
-    return Visitor(owners.digest(owners.new_token()), now, Role.ANONYMOUS, keeps=False)
+    return Visitor(owners.stranger(), now, Role.ANONYMOUS, keeps=False)
 
 
 def permit(action: Action, request: Any = None, *, counts: bool = True) -> Visitor:
@@ -280,7 +284,7 @@ def refusal(action: Action, who: Visitor | None = None) -> str:
 
 def can_sign_in() -> bool:
     """On a Space with `hf_oauth: true`. Elsewhere Gradio would let anybody in as anybody, so nobody is."""
-    return bool(os.environ.get("SPACE_ID") and os.environ.get("OAUTH_CLIENT_ID"))
+    return bool(settings.space() and settings.has_oauth())
 
 
 def _account(request: Any) -> str | None:
@@ -289,7 +293,7 @@ def _account(request: Any) -> str | None:
         return None
     inner = getattr(request, "request", None)
     session = inner.scope.get("session") if hasattr(inner, "scope") else None
-    info = session.get("oauth_info") if isinstance(session, dict) else None
+    info = session.get("oauth_info") if session else None
     if not isinstance(info, dict) or info.get("expires_at", 0) < time.time():
         return None
     name = (info.get("userinfo") or {}).get("preferred_username")

@@ -20,6 +20,7 @@ DOCUMENTS_A_PAGE = 20  # in the list of a datastore's documents
 TASKS_AT_ONCE = 1  # datastores being made or changed; both cores are busy with one
 TASKS_WAITING = 8
 TASKS_KEPT = 50  # ended ones, for pages that were reloaded meanwhile
+MAX_IN_LINE = 24  # visitors who wait for the model; each holds one of the server's 40 threads
 MAX_STOPS = 16  # strings that end a text
 
 
@@ -43,9 +44,28 @@ def is_loopback() -> bool:
     return host() in ("127.0.0.1", "localhost", "::1")
 
 
+def mode_asked_for() -> str:
+    """RETRO_MODE, of which `policy.mode` makes what it means."""
+    return os.environ.get("RETRO_MODE", "").strip().lower()
+
+
+def space() -> str | None:
+    """The name of the Hugging Face Space that this runs in, None elsewhere."""
+    return os.environ.get("SPACE_ID") or None
+
+
+def space_author() -> str | None:
+    return os.environ.get("SPACE_AUTHOR_NAME") or None
+
+
+def has_oauth() -> bool:
+    """Whether the Space lets people sign in (`hf_oauth: true`)."""
+    return bool(os.environ.get("OAUTH_CLIENT_ID"))
+
+
 def behind_proxy() -> bool:
     """Whether what comes in was passed on by a proxy that says for whom: on a Space, or by RETRO_PROXY=1."""
-    return bool(os.environ.get("SPACE_ID")) or os.environ.get("RETRO_PROXY") == "1"
+    return bool(space()) or os.environ.get("RETRO_PROXY") == "1"
 
 
 def warm_after() -> float | None:
