@@ -5,18 +5,21 @@ The page must be up before torch is: modules that import it are imported inside 
 
 import gzip
 import json
+import os
 import secrets
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app import settings
+from app import owners, policy, settings
+from app.policy import Visitor
 from indexing import paths
 from indexing.datastore import Datastore, DatastoreInfo, list_datastores
 from indexing.embedder import DEFAULT_EMBEDDER, Embedder, open_embedder
-from indexing.errors import CheckpointError, InputError, RetroError, TraceError
+from indexing.errors import CheckpointError, DatastoreError, InputError, RetroError, TraceError
 from indexing.manifest import read_manifest
 from indexing.retokenised import RetokenisedDatastore
 from indexing.retrievers import Lookup, open_lookup
@@ -36,7 +39,7 @@ _lookups: OrderedDict[str, Lookup] = OrderedDict()  # last used last
 _warming: list[threading.Thread] = []
 
 _keeping = threading.Lock()
-_traces: OrderedDict[str, Trace] = OrderedDict()  # oldest first
+_traces: OrderedDict[str, tuple[Trace, str | None]] = OrderedDict()  # (trace, whose), oldest first
 _recorded: dict[str, Trace] = {}
 _stopping: set[str] = set()
 
@@ -143,8 +146,37 @@ def embedder(name: str = DEFAULT_EMBEDDER) -> Embedder:
         return _embedders[name]
 
 
-def snapshot(name: str) -> Datastore:
-    """The datastore as it is on the disk now; its embedder is loaded when something is looked up."""
+def open_to(name: str, who: Visitor | None = None) -> str:
+    """`name`, if this visitor may read the datastore; what is another's is not there for them.
+
+    who  None is whoever is not known: what belongs to a visitor is not theirs
+
+    Raises InputError (a name), DatastoreError (there is none).
+    """
+    folder = paths.datastore_dir(name)
+    who = who or policy.visitor()
+    if not who.may_see(name) or (owners.mark_of(name) and not folder.exists()):
+        raise DatastoreError(f"There is no datastore {owners.shown(name)!r} here. Choose one of the list.")
+    if owners.mark_of(name):
+        with suppress(OSError):
+            os.utime(folder)  # it is kept for some time after it was last used
+    return name
+
+
+def changeable(name: str, who: Visitor) -> str:
+    """`name`, if this visitor may change the datastore. Raises what `open_to` does."""
+    open_to(name, who)
+    if not who.may_change(name):
+        raise DatastoreError(
+            f"{name} is everybody's here, and is not changed by visitors. Make a datastore of your own."
+        )
+    return name
+
+
+def snapshot(name: str, who: Visitor | None = None) -> Datastore:
+    """The datastore as it is on the disk now; its embedder is loaded when something is looked up. Raises what
+    `open_to` does."""
+    open_to(name, who)
     with _loading:
         folder, known = paths.datastore_dir(name), _datastores.get(name)
         if known is None or known.path != folder:
@@ -158,23 +190,28 @@ def embedder_of(name: str) -> Embedder:
     return embedder(read_manifest(paths.datastore_dir(name))["embedder"]["name"])
 
 
-def datastore(name: str, model: "LoadedModel | None" = None) -> Datastore | RetokenisedDatastore:
+def datastore(
+    name: str, model: "LoadedModel | None" = None, who: Visitor | None = None
+) -> Datastore | RetokenisedDatastore:
     """The datastore as it is on the disk now, its embedder loaded and shared.
 
     model  the one that reads from it: if its tokenizer is another, texts are encoded again in its tokens
     """
     with _loading:
-        opened = snapshot(name)
+        opened = snapshot(name, who)
         opened.share_embedder(embedder(opened.embedder_name))
     if model is None or opened.tokenizer.fingerprint == model.tokenizer.fingerprint:
         return opened
     return RetokenisedDatastore(opened, model.tokenizer, model.config.chunk_size)
 
 
-def lookup(name: str, form: str) -> Lookup:
+def lookup(name: str, form: str, model: "LoadedModel | None" = None, who: Visitor | None = None) -> Lookup:
     """The datastore as it is now, in the order that `form` names; what was made for it, as an index of words,
-    is kept until the datastore changes. Raises what `datastore` and `open_lookup` do."""
-    store, key = datastore(name), f"{form} {name}"
+    is kept until the datastore changes, unless a model reads it in tokens of its own. Raises what `datastore`
+    and `open_lookup` do."""
+    store, key = datastore(name, model, who), f"{form} {name}"
+    if isinstance(store, RetokenisedDatastore):
+        return open_lookup(form, store)
     with _loading:
         known = _lookups.pop(key, None)
         if known is None or known.datastore is not store:
@@ -185,8 +222,9 @@ def lookup(name: str, form: str) -> Lookup:
     return known
 
 
-def is_read_as_text(name: str, model_name: str) -> bool:
+def is_read_as_text(name: str, model_name: str, who: Visitor | None = None) -> bool:
     """Whether the model has another tokenizer than the datastore; opens neither."""
+    open_to(name, who)
     manifest = read_manifest(paths.datastore_dir(name))
     return manifest["tokenizer"]["fingerprint"] != tokenizer(model_name).fingerprint
 
@@ -196,8 +234,15 @@ def _time_of(file: Path) -> int:
     return file.stat().st_mtime_ns if file.exists() else -1
 
 
-def datastores() -> list[DatastoreInfo]:
-    return list_datastores()
+def datastores(who: Visitor | None = None) -> list[DatastoreInfo]:
+    """Those that this visitor may read: everybody's and their own. who: None sees everybody's only"""
+    who = who or policy.visitor()
+    return [info for info in list_datastores() if who.may_see(info.name)]
+
+
+def datastore_choices(who: Visitor | None = None) -> list[tuple[str, str]]:
+    """(as people are shown it, name) of each."""
+    return [(owners.shown(info.name), info.name) for info in datastores(who)]
 
 
 def default_datastore() -> str | None:
@@ -233,11 +278,14 @@ def _warm(delay: float) -> None:
 # Traces
 
 
-def keep(trace: Trace, trace_id: str | None = None) -> str:
-    """Remember a trace; the id that leads back to it. The oldest is forgotten when there are too many."""
+def keep(trace: Trace, trace_id: str | None = None, who: Visitor | None = None) -> str:
+    """Remember a trace; the id that leads back to it. The oldest is forgotten when there are too many.
+
+    who  whose it is; without, or where the browser keeps no cookie, it is whoever's who has the id
+    """
     trace_id = trace_id or new_id()
     with _keeping:
-        _traces[trace_id] = trace
+        _traces[trace_id] = trace, who.owner if who and who.keeps else None
         while len(_traces) > settings.TRACES_KEPT:
             _traces.popitem(last=False)
     return trace_id
@@ -247,20 +295,23 @@ def new_id() -> str:
     return secrets.token_urlsafe(12)
 
 
-def trace(trace_id: str) -> Trace:
-    """Raises TraceError if the id is unknown or forgotten."""
+def trace(trace_id: str, who: Visitor | None = None) -> Trace:
+    """Raises TraceError if the id is unknown or forgotten, or leads to another visitor's trace."""
+    who = who or policy.visitor()
     with _keeping:
+        found, whose = _traces.get(trace_id, (_recorded.get(trace_id), None))
+        if found is None or (whose is not None and not who.owns(whose)):
+            raise TraceError(
+                "The server no longer has this trace. Run the prompt again, or open a saved trace."
+            )
         if trace_id in _traces:
             _traces.move_to_end(trace_id)
-        found = _recorded.get(trace_id) or _traces.get(trace_id)
-    if found is None:
-        raise TraceError("The server no longer has this trace. Run the prompt again, or open a saved trace.")
     return found
 
 
-def view(trace_id: str) -> dict[str, Any]:
+def view(trace_id: str, who: Visitor | None = None) -> dict[str, Any]:
     """What the lens draws, with the id under which it asks for more. A recorded trace says that it is one."""
-    value = {**trace(trace_id).view(), "id": trace_id}
+    value = {**trace(trace_id, who).view(), "id": trace_id}
     if trace_id in _recorded:
         subject = value["title"] or trace_id.removeprefix(_RECORDED).lstrip("0123456789-").replace("-", " ")
         value["title"] = f"Recorded example: {subject.removeprefix('Recorded example: ')}"
