@@ -14,7 +14,16 @@ from pathlib import Path
 from indexing import paths
 from indexing.build import build, check_free
 from indexing.chunking import CHUNK_SIZE
-from indexing.commands import embedding, index, pipeline, reading, search, serve, upkeep
+from indexing.commands import (
+    embedding,
+    index,
+    pipeline,
+    reading,
+    search,
+    serve,
+    training_sets,
+    upkeep,
+)
 from indexing.commands.declaring import add_json, declare
 from indexing.commands.shown import follow, print_json, progress
 from indexing.datastore import Datastore, list_datastores
@@ -90,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--k", metavar="N", type=int, default=2, help="neighbours of each chunk (%(default)s)"
     )
     command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    training_sets.add(commands)
     pipeline.add(commands)
     return parser
 

@@ -3,6 +3,7 @@
 $RETRO_HOME/            default ~/.retro
     datastores/NAME/    what `indexing build` and the Corpus tab make
     models/NAME/        weights + config + tokenizer
+    training-sets/NAME/ texts with their neighbours, what `indexing training-set` makes
     runs/ID/            training runs
     bases/NAME/         language models of others, fetched to be RETRO-fitted
     embedders/NAME/     static embedders, distilled here
@@ -64,6 +65,10 @@ def models_dir() -> Path:
     return home() / "models"
 
 
+def training_sets_dir() -> Path:
+    return home() / "training-sets"
+
+
 def runs_dir() -> Path:
     return home() / "runs"
 
@@ -85,6 +90,11 @@ def datastore_dir(name: str) -> Path:
 def model_dir(name: str) -> Path:
     """Like `datastore_dir`, for models."""
     return _find(models_dir(), ASSETS / "models", name)
+
+
+def training_set_dir(name: str) -> Path:
+    """Like `datastore_dir`, for training sets."""
+    return _find(training_sets_dir(), ASSETS / "training-sets", name)
 
 
 def _find(own: Path, bundled: Path, name: str) -> Path:

@@ -93,13 +93,21 @@ class Evaluated:
 @dataclass(frozen=True)
 class Sampled:
     """A held-out chunk, how the model goes on with its neighbours and without, greedily, and how the text
-    really does."""
+    really does.
+
+    tokens  of the original, as texts · lp_on, lp_off: their log-probabilities with neighbours and without
+    read    the neighbours' texts, nearest first
+    """
 
     step: int
     prompt: str
     on: str
     off: str
     original: str
+    tokens: tuple[str, ...] = ()
+    lp_on: tuple[float, ...] = ()
+    lp_off: tuple[float, ...] = ()
+    read: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -319,10 +327,26 @@ def sample(model: Retro, tokenizer: Tokenizer, data: RetroDataset, window: Windo
         events = generate(model, tokenizer, prompt.tolist(), None, config, found=neighbours)
         tokens = next(event.tokens for event in events if isinstance(event, Finished))
         written[name] = tokenizer.decode(np.array(tokens[m:], dtype=np.int64))
+    whole = original[original != data.pad_id]
+    ids = np.concatenate([prompt, whole])
     return Sampled(
         step,
         tokenizer.decode(prompt[prompt != data.pad_id]),
         written["on"],
         written["off"],
-        tokenizer.decode(original[original != data.pad_id]),
+        tokenizer.decode(whole),
+        tuple(tokenizer.token_texts(whole.tolist())),
+        _log_probs(model, ids, found.tokens, m),
+        _log_probs(model, ids, None, m),
+        tuple(tokenizer.decode(row[row != data.pad_id]) for row in found.tokens[0]),
     )
+
+
+@torch.no_grad()
+def _log_probs(model: Retro, ids: np.ndarray, read: np.ndarray | None, first: int) -> tuple[float, ...]:
+    """Of the tokens from `first` on, with the neighbours (1, k, r) of the first chunk or without any."""
+    tokens = torch.from_numpy(ids)[None].to(model.device)
+    neighbours = None if read is None else torch.from_numpy(read)[None].to(model.device)
+    logits = model(tokens[:, :-1], neighbours).logits[0, first - 1 :].float()
+    chosen = logits.log_softmax(-1).gather(-1, tokens[0, first:, None])[:, 0]
+    return tuple(round(value, 4) for value in chosen.tolist())

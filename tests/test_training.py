@@ -88,6 +88,12 @@ def test_samples_are_what_the_model_writes(material, tokenizer):
                     break
                 ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
             assert line[name] == tokenizer.decode(ids[0, M:].numpy())
+            whole = torch.from_numpy(text[: 2 * M])
+            with torch.no_grad():
+                logits = model(whole[None, :-1], neighbours).logits[0]
+            expected = logits.log_softmax(-1)[torch.arange(M - 1, 2 * M - 1), whole[M:]]
+            assert line[f"lp_{name}"] == pytest.approx(expected.tolist(), abs=1e-3)
+        assert "".join(line["tokens"]) == line["original"] and len(line["read"]) == 2
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 9])
