@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
     chosen = command.add_mutually_exclusive_group()
     chosen.add_argument(
         "--parts", metavar="PART,…", help="only these of: readings, leakage, relations, k, size, nprobe, "
-        "copying, in-context, knn-lm, questions, swap",
+        "index, copying, in-context, knn-lm, questions, swap",
     )  # fmt: skip
     chosen.add_argument(
         "--quick", action="store_true", help="only the readings on, off and random, leakage and relations"

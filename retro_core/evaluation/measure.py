@@ -6,6 +6,8 @@ stopped: a part is computed again only if something that it depends on is anothe
 
     DIR/parts/PROBE.PART.json     {"made_from", "seconds", "result"}
     DIR/parts/PROBE.losses.npz    nats of every token in each reading, which later parts use
+    DIR/progress.json             how far it is, see `_Noted`
+    DIR/so-far.json               what the finished parts come to, until there is the whole
     DIR/evaluation.json           the whole
 """
 
@@ -27,6 +29,7 @@ from indexing import paths
 from indexing.errors import InputError
 from indexing.files import lock, write_bytes, write_json
 from indexing.neighbours import Retriever
+from indexing.recall import compare
 from indexing.tokenizer import Tokenizer
 from retro_core.config import EvaluationConfig
 from retro_core.evaluation import readings
@@ -41,7 +44,7 @@ from retro_core.evaluation.questions import (
     with_wrong_answers,
 )
 from retro_core.evaluation.relations import chunk_gains, relations
-from retro_core.evaluation.searching import Searchable
+from retro_core.evaluation.searching import ChosenRows, Searchable, asked
 from retro_core.evaluation.summary import summarise
 from retro_core.evaluation.swap import SwapResult, fact_swap, read_prompts
 from retro_core.evaluation.sweeps import KS, NPROBES, SHARES, SIZE_SEEDS, sweeps
@@ -50,6 +53,7 @@ from retro_core.model import Retro
 # Whoever changes what a part holds or how it is computed raises the version: kept parts are then made anew.
 FORMAT, VERSION = "retro-evaluation", 1
 RESULT_FILE = "evaluation.json"
+PROGRESS_FILE, SO_FAR_FILE = "progress.json", "so-far.json"
 PARTS_DIR = "parts"
 
 READINGS = ("on", "off", "random", "shuffled", "bm25", "n_only", "f_only", "oracle")
@@ -61,6 +65,7 @@ PARTS = {
     "k": "numbers of neighbours",
     "size": "parts of the datastore",
     "nprobe": "an index that does not find all",
+    "index": "recall and time of indexes against comparing all",
     "copying": "a comparator: words that follow in the neighbours",
     "in-context": "a comparator: the neighbour before the text",
     "knn-lm": "a comparator: tokens that followed similar states",
@@ -73,7 +78,8 @@ SHOWN_CHUNKS = 1000  # single chunks that a result has of each probe, drawn at r
 # What a prompt costs in one reading: answers to score, and some 20 tokens that are written one by one.
 _TOKENS_A_PROMPT = 300
 _SEARCHED_READINGS = {"random", "bm25", "oracle"}
-_NEEDS_SEARCH = ("k", "size", "nprobe", "knn-lm")
+_NEEDS_SEARCH = ("k", "size", "nprobe", "index", "knn-lm")
+_SECONDS_BETWEEN_NOTES = 1.0
 _COMPARATORS = {"copying": COPYING, "in-context": IN_CONTEXT, "knn-lm": KNN_LM}
 
 
@@ -131,13 +137,14 @@ class Began:
 
 @dataclass(frozen=True)
 class Working:
-    """`done` of `total` of a stage of a part."""
+    """`done` of `total` of a stage of a part. share: of all the work, from 0 to 1"""
 
     of: str
     part: str
     stage: str
     done: int
     total: int
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -203,7 +210,10 @@ def measure(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with lock(folder / RESULT_FILE):
-            yield from _measure(subject, probes, config, parts, names, questions, swap, folder, command)
+            noted = _Noted(folder)
+            for event in _measure(subject, probes, config, parts, names, questions, swap, folder, command):
+                noted.take(event)
+                yield event
     except TimeoutError as error:
         raise InputError(
             f"Another program is measuring in {folder}. Wait for it, or choose another folder."
@@ -231,7 +241,22 @@ def _measure(
         todo.append(_swap_part(subject, swap, config))
     kept = {number: _kept(folder, part) for number, part in enumerate(todo)}
     results: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def so_far() -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": {"name": subject.name, "fingerprint": subject.fingerprint, **subject.facts},
+            "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "command": command,
+            "settings": {**config.to_dict(), "parts": [p for p in PARTS if p in parts], "readings": names},
+            "probes": {each.name: each.result(results, dict(skipped[each.name])) for each in measured},
+            "questions": {of: result for (of, name), result in results.items() if name == "questions"},
+            "swap": results.get(("", "swap")),
+        }
+
     seconds = worked = 0.0
+    all_work = sum(part.work for part in todo) or 1.0
     for number, part in enumerate(todo):
         yield Began(part.of, part.name, number + 1, len(todo), kept[number] is not None)
         if kept[number] is not None:
@@ -244,7 +269,9 @@ def _measure(
             except StopIteration as end:
                 result = as_json(end.value)
                 break
-            yield Working(part.of, part.name, stage, done, total)
+            inside = min(1.0, done / total) if total else 0.0
+            share = (sum(one.work for one in todo[:number]) + part.work * inside) / all_work
+            yield Working(part.of, part.name, stage, done, total, share)
         took = time.monotonic() - begun
         seconds, worked = seconds + took, worked + part.work
         results[part.of, part.name] = result
@@ -253,22 +280,56 @@ def _measure(
                 _file_of(folder, part.of, part.name),
                 {"made_from": part.made_from, "seconds": round(took, 1), "result": result},
             )
+            write_json(folder / SO_FAR_FILE, so_far())
         ahead = sum(one.work for place, one in enumerate(todo) if place > number and kept[place] is None)
         yield Done(part.of, part.name, took, ahead * seconds / worked if worked else None)
-    whole = {
-        "format": FORMAT,
-        "version": VERSION,
-        "model": {"name": subject.name, "fingerprint": subject.fingerprint, **subject.facts},
-        "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "command": command,
-        "settings": {**config.to_dict(), "parts": [p for p in PARTS if p in parts], "readings": names},
-        "probes": {each.name: each.result(results, skipped[each.name]) for each in measured},
-        "questions": {of: result for (of, name), result in results.items() if name == "questions"},
-        "swap": results.get(("", "swap")),
-    }
+    whole = so_far()
     if folder is not None:
         write_json(folder / RESULT_FILE, whole)
+        (folder / SO_FAR_FILE).unlink(missing_ok=True)
     yield Finished(whole)
+
+
+class _Noted:
+    """Writes how far a measurement is beside its parts, for whoever looks at the folder:
+
+    {"of", "part", "number", "count", "stage", "done", "total", "share", "left", "updated"}
+
+    share of all the work · left: about how many seconds, null as long as nobody can tell · updated: seconds
+    since 1970
+    """
+
+    def __init__(self, folder: Path):
+        self._file = folder / PROGRESS_FILE
+        self._head: dict[str, Any] = {}
+        self._begun, self._first, self._last = time.monotonic(), None, 0.0
+
+    def take(self, event: Event) -> None:
+        match event:
+            case Began():
+                self._head = {
+                    "of": event.of, "part": event.part, "number": event.number, "count": event.count,
+                }  # fmt: skip
+                if not event.kept:
+                    self._write(event.part, 0, 0, None)
+            case Working():
+                if time.monotonic() - self._last > _SECONDS_BETWEEN_NOTES:
+                    self._write(event.stage, event.done, event.total, event.share)
+            case Finished():
+                self._write("done", 1, 1, 1.0)
+
+    def _write(self, stage: str, done: int, total: int, share: float | None) -> None:
+        self._last = time.monotonic()
+        left = None
+        if share is not None:
+            # What was made before took no time now.
+            self._begun, self._first = (
+                (self._last, share) if self._first is None else (self._begun, self._first)
+            )
+            moved = share - self._first
+            left = (self._last - self._begun) * (1 - share) / moved if moved > 0.01 else None
+        note = {"stage": stage, "done": done, "total": total, "share": share, "left": left}
+        write_json(self._file, {**self._head, **note, "updated": time.time()})
 
 
 class _Measured:
@@ -305,6 +366,7 @@ class _Measured:
             "k": 2.0 * few * (1 + sum(1 + k / 4 for k in KS)),
             "size": 2.0 * few * (2 + SIZE_SEEDS * (len(SHARES) - 1)),
             "nprobe": 2.0 * few * (2 + len(NPROBES)),
+            "index": 0.2 * few,
             "copying": 0.5 * few,
             "in-context": few * (2 * m + half) / m,
             "knn-lm": 2.0 * few + self.config.knn_tokens,
@@ -316,6 +378,7 @@ class _Measured:
             "k": lambda: self._sweep(ks=KS, shares=(), nprobes=()),
             "size": lambda: self._sweep(ks=(), shares=SHARES, nprobes=()),
             "nprobe": lambda: self._sweep(ks=(), shares=(), nprobes=NPROBES),
+            "index": self._index,
             **{name: lambda name=name: self._comparator(name) for name in _COMPARATORS},
         }
         for name in PARTS:
@@ -332,7 +395,7 @@ class _Measured:
     ) -> dict[str, Any]:
         """This probe's entry of the whole."""
         mine = {part: result for (of, part), result in results.items() if of == self.name}
-        found = mine.get("readings", {})
+        found = dict(mine.get("readings", {}))
         found |= mine.get("leakage", {}) | mine.get("relations", {})
         sweep = {part: mine[part][part] for part in ("k", "size", "nprobe") if part in mine}
         for part in ("k", "size", "nprobe"):
@@ -341,6 +404,8 @@ class _Measured:
             found["sweeps"] = sweep | {
                 "documents": len(self._few.documents), "tokens": self._few.num_tokens,
             }  # fmt: skip
+        if "index" in mine:
+            found["index"] = mine["index"]
         compared = {name: mine[part][name] for part, name in _COMPARATORS.items() if part in mine}
         for part in _COMPARATORS:
             skipped |= mine[part]["skipped"] if part in mine else {}
@@ -435,6 +500,23 @@ class _Measured:
             **points,
         )
         found = yield from _followed(events)
+        return dataclasses.asdict(found)
+
+    def _index(self) -> Work:
+        searchable = self.searchable()
+        yield "embeddings", 0, 0
+        by_document = asked(self._few, searchable)
+        queries = np.concatenate([by_document[number] for number in sorted(by_document)])
+        own = np.concatenate(
+            [np.full(len(by_document[n]), self._few.documents[n].own) for n in sorted(by_document)]
+        )
+        asks = np.isfinite(queries).all(axis=1)
+        rows = np.flatnonzero(searchable.allowed)
+        found = yield from _followed(
+            compare(
+                ChosenRows(searchable.vectors, rows), searchable.documents[rows], queries[asks], own[asks]
+            )
+        )
         return dataclasses.asdict(found)
 
     def _comparator(self, part: str) -> Work:

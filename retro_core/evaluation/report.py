@@ -278,7 +278,9 @@ def _overview(probes: Mapping[str, Any]) -> list[Part]:
 
 def _probe(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
     drawn: list[Part] = []
-    for make in (_readings, _leakage, _overlap, _distance, _sweep_k, _sweep_size, _sweep_nprobe, _documents):
+    for make in (
+        _readings, _leakage, _overlap, _distance, _sweep_k, _sweep_size, _sweep_nprobe, _index, _documents
+    ):  # fmt: skip
         drawn += make(stem, name, probe)
     drawn += _comparators(stem, name, probe)
     skipped = [f"{part}: {why}" for part, why in (probe.get("skipped") or {}).items()]
@@ -493,6 +495,33 @@ def _sweep_nprobe(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
             "nprobe",
             [(f"{point['nprobe']} (recall {point['recall']:.1%})", point["gain"]) for point in points],
         ),
+    ]
+
+
+def _index(stem: str, name: str, probe: Mapping[str, Any]) -> list[Part]:
+    """No picture: times of one machine are read as numbers."""
+    found = probe.get("index") or {}
+    rows = [
+        [
+            one["name"] + (f", {one['nprobe']:,} of {one['lists']:,} lists" if one["lists"] else ""),
+            f"{one['recall_at_2']:.1%}",
+            f"{one['recall_at_10']:.1%}",
+            f"{one['ms']:.2f}",
+            f"{one['ms_95th']:.2f}",
+            f"{one['bytes_per_vector']:,.0f}",
+        ]
+        for one in found.get("found") or []
+    ]
+    columns = ["index", "recall@2", "recall@10", "ms a query", "95 % within", "bytes a vector"]
+    if not rows:
+        return []
+    return [
+        Paragraph(
+            f"Searching {found['vectors']:,} chunks with {found['queries']:,} held-out ones, one query at a "
+            "time, beside comparing all (exact). Times hold for the machine that this was measured on, and "
+            "what else it did."
+        ),
+        Table(columns, rows),
     ]
 
 

@@ -167,6 +167,20 @@ def reading(name: str, searchable: Searchable, found: Found, num_neighbours: int
     return Reading(name, source, num_neighbours)
 
 
+class ChosenRows:
+    """Some rows of an array-like that is not to be copied."""
+
+    def __init__(self, vectors: np.ndarray, rows: np.ndarray):
+        self._vectors, self._rows = vectors, rows
+        self.shape, self.dtype = (len(rows), *vectors.shape[1:]), vectors.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return self._vectors[self._rows[rows]]
+
+
 def _says_something(tokens: np.ndarray, marks: Sequence[int]) -> np.ndarray:
     """(N, m) -> (N,) bool"""
     result = np.empty(len(tokens), dtype=bool)

@@ -16,7 +16,6 @@ as in one that was scored costs nothing.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,15 @@ from retro_core.evaluation.gains import Gain, gain
 from retro_core.evaluation.held_out import HeldOut
 from retro_core.evaluation.losses import TOKENS_AT_ONCE, Reading, TokenLosses, collect, token_losses
 from retro_core.evaluation.readings import fewer, off
-from retro_core.evaluation.searching import Found, Search, Searchable, asked, reading, search_all
+from retro_core.evaluation.searching import (
+    ChosenRows,
+    Found,
+    Search,
+    Searchable,
+    asked,
+    reading,
+    search_all,
+)
 from retro_core.model import Retro
 
 KS = (1, 2, 3, 5, 10, 20)
@@ -231,7 +238,7 @@ def _build(scoring: _Scoring, searchable: Searchable, lists: int) -> Iterator[Sw
     rows = np.flatnonzero(searchable.allowed)
     settings = IndexSettings(factory=f"IVF{lists},SQ8", nprobe=1)
     building = build_index(
-        _Chosen(searchable.vectors, rows), searchable.documents[rows], np.ones(len(rows), dtype=bool),
+        ChosenRows(searchable.vectors, rows), searchable.documents[rows], np.ones(len(rows), dtype=bool),
         [("sweep", len(rows))], None, settings,
     )  # fmt: skip
     while True:
@@ -240,20 +247,6 @@ def _build(scoring: _Scoring, searchable: Searchable, lists: int) -> Iterator[Sw
         except StopIteration as end:
             return end.value
         yield scoring.event("indexing", event.message or event.stage)
-
-
-class _Chosen:
-    """Some rows of an array-like that is not to be copied."""
-
-    def __init__(self, vectors: np.ndarray, rows: np.ndarray):
-        self._vectors, self._rows = vectors, rows
-        self.shape, self.dtype = (len(rows), *vectors.shape[1:]), vectors.dtype
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        return self._vectors[self._rows[rows]]
 
 
 def _searched(index: Index, searchable: Searchable, nprobe: int) -> Search:
