@@ -25,6 +25,15 @@ def shows_errors(handler: Callable) -> Callable:
 
     Gradio shows messages as HTML, and ours may quote a file name or a prompt: hence the escaping.
     """
+    return _guarded(handler, html.escape)
+
+
+def tells_errors(handler: Callable) -> Callable:
+    """As `shows_errors`, for endpoints that only programs call: what they are told is plain text."""
+    return _guarded(handler, str)
+
+
+def _guarded(handler: Callable, worded: Callable[[str], str]) -> Callable:
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
@@ -32,7 +41,7 @@ def shows_errors(handler: Callable) -> Callable:
             try:
                 yield from handler(*args, **kwargs)
             except Exception as error:
-                _show(error)
+                _show(error, worded)
 
         return generator
 
@@ -41,7 +50,7 @@ def shows_errors(handler: Callable) -> Callable:
         try:
             return handler(*args, **kwargs)
         except Exception as error:
-            _show(error)
+            _show(error, worded)
 
     return function
 
@@ -58,10 +67,10 @@ def sentence(error: RetroError) -> str:
     return said
 
 
-def _show(error: Exception) -> NoReturn:
+def _show(error: Exception, worded: Callable[[str], str]) -> NoReturn:
     if isinstance(error, gr.Error):
         raise error
     if isinstance(error, RetroError):
-        raise gr.Error(html.escape(sentence(error)), duration=20, print_exception=False) from error
+        raise gr.Error(worded(sentence(error)), duration=20, print_exception=False) from error
     _log.exception("A handler failed", exc_info=error)
     raise gr.Error(OUR_FAULT, print_exception=False) from error

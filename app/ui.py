@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 from gradio.themes.utils import colors, fonts
 
-from app import lens, parts, services, settings, text
+from app import api, lens, parts, services, settings, text
 from app.compare import STYLE as COMPARE_STYLE
 from app.errors import shows_errors
 from app.parts import StatusLine
@@ -21,6 +21,7 @@ def build_demo() -> gr.Blocks:
     with gr.Blocks(
         title=text.TITLE, fill_width=True, delete_cache=(3600, 3600), analytics_enabled=False
     ) as demo:
+        api.build()
         with gr.Row(elem_id="header"):
             gr.Markdown(f"# {text.TITLE}\n{text.TAGLINE}", elem_id="wordmark")
             pill = StatusLine(status(paths.DEMO_MODEL, services.default_datastore()), elem_id="pill")

@@ -15,7 +15,6 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from indexing import paths
@@ -213,40 +212,17 @@ def _score(arguments: argparse.Namespace) -> None:
     m = loaded.config.chunk_size
     datastore, retriever = open_reading(arguments, loaded.tokenizer, m, loaded.name)
     trace = score(loaded, text, datastore, config, retriever=retriever, influence=arguments.influence)
-    found = trace.to_json()
-    tokens = [{name: token[name] for name in _SHOWN_OF_TOKENS} for token in found["tokens"]]
-    chunks = [
-        {name: chunk[name] for name in ("index", "read", "gain", "overlap")}
-        | {"neighbours": [{name: card[name] for name in _SHOWN} for card in chunk["neighbours"]]}
-        for chunk in found["chunks"]
-    ]
-    scored = [token for token in tokens if token["lp_on"] is not None]
-    on, off = (-fmean(token[name] for token in scored) if scored else None for name in ("lp_on", "lp_off"))
+    found = trace.scores()
     if arguments.json:
-        _print_json({"scored": len(scored), "on": on, "off": off, "tokens": tokens, "chunks": chunks})
+        _print_json(found)
     else:
-        for chunk in chunks:
-            _print_scored(chunk, found["datastore"]["metric"])
-        losses = f": on {on:.4f}, off {off:.4f}; difference {on - off:+.4f}" if scored else ""
-        print(f"{len(scored):,} tokens, nats per token{losses}")
+        for chunk in found["chunks"]:
+            _print_scored(chunk, trace.data["datastore"]["metric"])
+        on, off = found["on"], found["off"]
+        losses = f": on {on:.4f}, off {off:.4f}; difference {on - off:+.4f}" if found["scored"] else ""
+        print(f"{found['scored']:,} tokens, nats per token{losses}")
     if arguments.trace:
         _save_trace(arguments.trace, trace)
-
-
-# What `score` tells of a token, and of a neighbour.
-_SHOWN_OF_TOKENS = ("id", "text", "lp_on", "lp_off")
-_SHOWN = (
-    "rank",
-    "chunk_id",
-    "document_id",
-    "title",
-    "offset",
-    "distance",
-    "score",
-    "share",
-    "influence",
-    "copied",
-)
 
 
 def _print_scored(chunk: dict[str, Any], measure: str) -> None:

@@ -9,6 +9,7 @@ import base64
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
+from statistics import fmean
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -23,6 +24,11 @@ READABLE = (1, VERSION)  # what an older version lacks is null
 MIN_COPY = 3  # shorter common runs are everyday phrases
 PARTS = ("N", "F", "NF")  # where in a neighbour a run stands; the last begins in N and ends in F
 CHANGES = ("muted", "edited", "pasted", "moved")  # what a person did to a neighbour
+# What `Trace.scores` tells of a token, and of a neighbour.
+_TOKEN_SCORES = ("id", "text", "lp_on", "lp_off")
+_CARD_SCORES = (
+    "rank", "chunk_id", "document_id", "title", "offset", "distance", "score", "share", "influence", "copied",
+)  # fmt: skip
 _MAX_TOKENS, _MAX_NEIGHBOURS, _MAX_TEXT = 16_384, 64, 100_000
 _MAX_INTEGER, _MAX_REAL = 2**53, 1e300  # what JavaScript counts exactly; what it can still add up
 
@@ -55,6 +61,19 @@ class Trace:
         """The trace without the weights of single heads."""
         chunks = [{k: v for k, v in c.items() if k != "attention_heads"} for c in self.data["chunks"]]
         return {**self.data, "chunks": chunks}
+
+    def scores(self) -> dict[str, Any]:
+        """The numbers alone, as `python -m retro_core score --json` prints them: nats per token with the
+        neighbours (`on`) and without (`off`), of how many tokens; those of each token and neighbour."""
+        tokens = [{name: token[name] for name in _TOKEN_SCORES} for token in self.data["tokens"]]
+        chunks = [
+            {name: chunk[name] for name in ("index", "read", "gain", "overlap")}
+            | {"neighbours": [{name: card[name] for name in _CARD_SCORES} for card in chunk["neighbours"]]}
+            for chunk in self.data["chunks"]
+        ]
+        scored = [token for token in tokens if token["lp_on"] is not None]
+        on, off = (-fmean(token[lp] for token in scored) if scored else None for lp in ("lp_on", "lp_off"))
+        return {"scored": len(scored), "on": on, "off": off, "tokens": tokens, "chunks": chunks}
 
     def attention_map(
         self, chunk: int | None, layer: int | None = None, head: int | None = None

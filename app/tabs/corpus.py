@@ -50,6 +50,7 @@ def build(page: gr.Blocks, remembered: Remembered) -> Corpus:
                     drawn = corpus_map.build()
                     card = corpus_card.build(choice, listing, remembered.changing)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    page.load(corpus_card.list_rows, outputs=listing, **quiet)
 
     def follow(event: Any) -> None:
         """What belongs to the chosen datastore is shown anew after `event`: quick things first."""

@@ -45,7 +45,7 @@ class Card:
 def build_listing() -> gr.Dataframe:
     """All datastores; a click on one chooses it."""
     return gr.Dataframe(
-        value=list_rows,
+        value=list_rows(),
         headers=_LIST_COLUMNS,
         datatype="str",
         interactive=False,
