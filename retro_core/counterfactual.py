@@ -463,3 +463,33 @@ def branch(
     found = [changed.neighbours.chunks(u, u + 1) for u in range(chunk + 1)]
     config = replace(config, num_neighbours=neighbours.ids.shape[1])
     yield from generate(model, tokenizer, list(ids[: (chunk + 1) * m]), retriever, config, found=found)
+
+
+def fork(
+    model: Retro,
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    neighbours: Neighbours,
+    changes: Sequence[Change],
+    retriever: Retriever | None,
+    config: GenerationConfig,
+    position: int,
+    token: int,
+) -> Iterator[GenerationEvent]:
+    """Write the text anew from `position` on, where `token` stands now instead of what stood there. Chunks
+    that were complete before it are read as changed; the others are looked up with what is now written there.
+    The events are `generate`'s.
+
+    ids, neighbours  of the text and of all its complete chunks, leading axis (n // m,)
+
+    Raises InputError as `change` does, and for a position or a token that does not exist.
+    """
+    m, last = model.config.chunk_size, len(ids) - 1
+    if not 0 < position <= last:
+        raise InputError(f"Expected a position from 1 to {last} to fork at, got {position}.")
+    if not 0 <= token < tokenizer.vocab_size or token in (tokenizer.pad_id, tokenizer.end_id):
+        raise InputError(f"Token {token} cannot stand in a text. Choose another of the alternatives.")
+    changed = change(neighbours, changes, tokenizer, m)
+    found = [changed.neighbours.chunks(u, u + 1) for u in range(position // m)]
+    config = replace(config, num_neighbours=neighbours.ids.shape[1])
+    yield from generate(model, tokenizer, [*ids[:position], token], retriever, config, found=found)

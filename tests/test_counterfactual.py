@@ -24,6 +24,7 @@ from retro_core.counterfactual import (
     all_chunks,
     branch,
     change,
+    fork,
     leave_one_out,
     read,
     rescore,
@@ -299,3 +300,28 @@ def test_a_branch_needs_a_change_or_a_chunk(loaded, tokenizer, written):  # noqa
     for options, sentence in (({}, "Nothing was changed."), ({"chunk": 9}, "There is no chunk 9")):
         with pytest.raises(InputError, match=sentence):
             list(branch(loaded.model, tokenizer, tokens, neighbours, [], None, config, **options))
+
+
+def test_a_fork_writes_on_from_another_token_and_looks_up_the_chunk_that_it_completes(
+    loaded,  # noqa: F811
+    tokenizer,
+    written,
+):
+    config, tokens, neighbours, _ = written
+    config = GenerationConfig(**{**config.to_dict(), "max_new_tokens": M})
+    same = tokens[3 * M - 1]
+    for position in (2 * M + 1, 3 * M - 1, 3 * M):  # within a chunk, its last token, the next one's first
+        shelf = Library(tokenizer.vocab_size)
+        other = next(t for t in range(30, 99) if t not in (tokens[position], same))
+        arguments = (loaded.model, tokenizer, tokens, neighbours, [Mute(0, 1)], shelf, config)
+        events = list(fork(*arguments, position, other))
+        assert events[0].tokens == [*tokens[:position], other]
+        anew = events[-1].tokens
+        read_ = [event for event in events if isinstance(event, Retrieved)]
+        kept = change(neighbours, [Mute(0, 1)], tokenizer, M).neighbours.tokens[: position // M]
+        assert (np.concatenate([one.neighbours.tokens for one in read_])[: len(kept)] == kept).all()
+        asked_first = position // M
+        assert shelf.asked[0] == anew[asked_first * M : (asked_first + 1) * M]
+    for position, token, sentence in ((0, 40, "position"), (10**6, 40, "position"), (9, 0, "cannot stand")):
+        with pytest.raises(InputError, match=sentence):
+            list(fork(*arguments, position, token))
