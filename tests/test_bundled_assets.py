@@ -160,3 +160,23 @@ def test_recorded_traces_are_of_this_model_and_its_datastores(path, demo_model):
     if trace["datastore"]:
         source = Datastore.open(paths.ASSETS / "datastores" / trace["datastore"]["name"])
         assert trace["datastore"]["fingerprint"] == source.fingerprint
+
+
+def test_the_toy_run_trains_on_countries_that_are_not_held_out_and_reads_what_ships():
+    """Without embeddings or a network: chunks, and neighbours that are of another document."""
+    from indexing.training_sets import training_set
+    from retro_core.dataset import RetroDataset
+    from retro_core.presets import preset
+
+    toy, tokenizer = training_set("two-editions"), Tokenizer.load(MODEL)
+    assert toy.bundled and toy.fingerprint == tokenizer.fingerprint
+    model = preset("toy", tokenizer.vocab_size, tokenizer.pad_id)
+    train, held_out = (RetroDataset(spec, model, 4, 512) for spec in (toy.data_spec, toy.validation))
+    names = [
+        {tokenizer.decode(data.tokens(window)[:12]).split(" \u2014 ")[0] for window in data.windows}
+        for data in (train, held_out)
+    ]
+    assert "Ghana" in names[1] and "Algeria" in names[0] and "Ghana" not in names[0]
+    read = tokenizer.decode(train.retrieved_tokens(train.neighbour_ids(train.windows[0])[:1]).reshape(-1))
+    assert "(2015 est.)" in read or "(2014 est.)" in read
+    assert (train.neighbour_ids(train.windows[0]) >= 0).all()
