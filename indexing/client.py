@@ -150,11 +150,23 @@ class ServiceClient:
             raise self._unusable(f"/v1/info has no proper {_clause(error)}") from error
 
     def search(
-        self, texts: Sequence[str], k: int, datastore: str | None = None, retriever: str | None = None
+        self,
+        texts: Sequence[str],
+        k: int,
+        datastore: str | None = None,
+        retriever: str | None = None,
+        only: Sequence[str] = (),
+        exclude: Sequence[str] = (),
     ) -> list[list[dict]]:
         """For each text its hits, nearest first: dicts as docs/service.md lists them. Where no datastore or
-        retriever is named, the service's first is taken."""
-        question = {"texts": list(texts), "k": k, "datastore": datastore, "retriever": retriever}
+        retriever is named, the service's first is taken.
+
+        only, exclude  ids of documents to look in (empty for all), and to leave out
+        """
+        question = {
+            "texts": list(texts), "k": k, "datastore": datastore, "retriever": retriever,
+            "only": list(only), "exclude": list(exclude),
+        }  # fmt: skip
         answer = self._json("POST", "/v1/search", question)
         hits = answer.get("hits")
         fine = isinstance(hits, list) and len(hits) == len(texts)
@@ -174,16 +186,24 @@ class ServiceClient:
         return hits
 
     def retrieve(
-        self, chunks: np.ndarray, k: int, info: RemoteInfo, retriever: str | None = None
+        self,
+        chunks: np.ndarray,
+        k: int,
+        info: RemoteInfo,
+        retriever: str | None = None,
+        only: Sequence[str] = (),
+        exclude: Sequence[str] = (),
     ) -> tuple[Neighbours, dict[int, Provenance]]:
         """chunks (n, m) of token ids of the datastore `info` -> their neighbours, leading axis (n,), and
-        where each neighbour's chunk comes from. Raises MismatchError if the tokenizer there has changed."""
+        where each neighbour's chunk comes from; documents as for `search`. Raises MismatchError if the
+        tokenizer there has changed."""
         parts, origins = [], {}
         at_once = max(1, min(_TEXTS_AT_ONCE, _ROWS_AT_ONCE // max(k, 1)))
         for start in range(0, len(chunks), at_once):
             rows = chunks[start : start + at_once]
             question = {
-                "chunks": rows.tolist(), "k": k, "datastore": info.name, "retriever": retriever
+                "chunks": rows.tolist(), "k": k, "datastore": info.name, "retriever": retriever,
+                "only": list(only), "exclude": list(exclude),
             }  # fmt: skip
             answer = self._json("POST", "/v1/retrieve", question)
             if answer.get("tokenizer") != info.tokenizer_fingerprint:
@@ -344,6 +364,8 @@ class RemoteRetriever:
     datastore  its name there; None is the service's first
     retriever  the written form of what looks into it there; None is the service's first
     tokenizer  the one that chunks will be made with
+    only       ids of the documents that neighbours may come from; empty for all
+    exclude    ids of documents they may not come from
 
     Raises MismatchError if the datastore was built with another tokenizer, and what `ServiceClient` does.
     `provenance` knows the chunks found last. Safe to use from several threads.
@@ -357,6 +379,8 @@ class RemoteRetriever:
         datastore: str | None = None,
         tokenizer: Tokenizer | None = None,
         retriever: str | None = None,
+        only: Sequence[str] = (),
+        exclude: Sequence[str] = (),
     ):
         self.client = client
         self.info = client.info(datastore)
@@ -369,7 +393,7 @@ class RemoteRetriever:
                 f"{tokenizer.name!r} ({tokenizer.fingerprint[:8]}). Choose a datastore built with the same "
                 "tokenizer."
             )
-        self._retriever = retriever
+        self._retriever, self._only, self._exclude = retriever, tuple(only), tuple(exclude)
         self._origins: OrderedDict[int, Provenance] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -383,7 +407,9 @@ class RemoteRetriever:
                 f"chunks of {chunks.shape[-1]}. Choose a datastore built with the model's chunk size."
             )
         shape = chunks.shape[:-1]
-        found, origins = self.client.retrieve(chunks.reshape(-1, m), k, self.info, self._retriever)
+        found, origins = self.client.retrieve(
+            chunks.reshape(-1, m), k, self.info, self._retriever, self._only, self._exclude
+        )
         with self._lock:
             self._origins.update(origins)
             while len(self._origins) > _ORIGINS_KEPT:
@@ -443,19 +469,25 @@ class RemoteIndexRetriever:
 
 
 def open_remote(
-    address: str, tokenizer: Tokenizer | None = None, token: str | None = None
+    address: str,
+    tokenizer: Tokenizer | None = None,
+    token: str | None = None,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
 ) -> RemoteRetriever:
     """`http://HOST:PORT`, `http://HOST:PORT#NAME` for one of several datastores, or `…#NAME/FORM` for one of
     several retrievers there, as a retriever.
 
-    token  None takes RETRO_SERVICE_TOKEN's, if there is one
+    token          None takes RETRO_SERVICE_TOKEN's, if there is one
+    only, exclude  see `RemoteRetriever`
 
     Raises what `RemoteRetriever` does.
     """
     token = paths.service_token() if token is None else token
     url, _, place = address.partition("#")
     datastore, _, form = place.partition("/")
-    return RemoteRetriever(ServiceClient(url, token), datastore or None, tokenizer, form or None)
+    client = ServiceClient(url, token)
+    return RemoteRetriever(client, datastore or None, tokenizer, form or None, only, exclude)
 
 
 class _Passing(Exception):

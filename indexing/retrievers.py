@@ -269,8 +269,9 @@ class Filtered:
     """Another retriever, less the neighbours that are not to be read. As many as were asked for are found
     wherever so many exist: while some are filtered out, the other one is asked for more.
 
-    origins   tells where chunks come from: the datastore, or the service, that `retriever` looks up
-    only      ids of the documents that neighbours may come from; empty for all
+    origins   the datastore, or the service, that `retriever` looks up
+    only      ids of the documents that neighbours may come from; empty for all. A service leaves documents
+              out by itself: give them to `open_remote`
     exclude   ids of documents they may not come from
     leakage   share of the tokens to be predicted, 0 to 1: a neighbour that has a longer run of them, itself
               or with its continuation, is not given; None for no such limit
@@ -290,13 +291,9 @@ class Filtered:
         if leakage is not None and not 0 <= leakage <= 1:
             raise InputError(f"Expected a share of 0 to 1 that may leak, got {leakage}. Try 0.125.")
         self.retriever, self._origins, self._leakage = retriever, origins, leakage
-        self._only, self._exclude = frozenset(only), frozenset(exclude)
-        self._allowed = None
-        self._asks_less = isinstance(
-            retriever, Lookup
-        )  # leaves documents out by itself, without asking deeper
-        if (only or exclude) and isinstance(origins, Datastore | RetokenisedDatastore):
-            self._allowed = allowed_chunks(origins, only, exclude)
+        # A `Lookup` leaves documents out by itself, without being asked for more.
+        self._asks_less = isinstance(retriever, Lookup)
+        self._allowed = allowed_chunks(origins, only, exclude) if only or exclude else None
 
     def prepare(self) -> Iterator[WordsIndexed]:
         """See `Lookup.prepare`."""
@@ -356,23 +353,13 @@ class Filtered:
     ) -> list[Callable[[Neighbours, np.ndarray], np.ndarray]]:
         """What decides which neighbours of the chunks `rows` are kept: each gives (len(rows), k) bool."""
         filters: list[Callable[[Neighbours, np.ndarray], np.ndarray]] = []
-        if not self._asks_less and (self._only or self._exclude):
-            filters.append(lambda found, rows: self._in_documents(found.ids))
+        if not self._asks_less and self._allowed is not None:
+            filters.append(lambda found, rows: (found.ids < 0) | self._allowed[found.ids])
         if not self._asks_less and own is not None:
             filters.append(lambda found, rows: self._of_others(found.ids, own[rows]))
         if self._leakage is not None and later is not None:
             filters.append(lambda found, rows: self._does_not_leak(found, later[rows]))
         return filters
-
-    def _in_documents(self, ids: np.ndarray) -> np.ndarray:
-        if self._allowed is not None:
-            return (ids < 0) | self._allowed[ids]
-
-        def passes(chunk_id: int) -> bool:
-            document = self._origins.provenance(chunk_id).document_id
-            return document not in self._exclude and (not self._only or document in self._only)
-
-        return np.vectorize(lambda chunk_id: chunk_id < 0 or passes(chunk_id), otypes=[bool])(ids)
 
     def _of_others(self, ids: np.ndarray, own: np.ndarray) -> np.ndarray:
         documents = self._origins.chunks.chunk2seq[np.maximum(ids, 0).reshape(-1)].reshape(ids.shape)
@@ -400,9 +387,9 @@ def open_retriever(
     Raises InputError for a form that is none and for documents that are not there; what `open_remote` raises.
     """
     if is_remote(form):
-        remote = open_remote(form, tokenizer)
+        remote = open_remote(form, tokenizer, only=only, exclude=exclude)
         if only or exclude or leakage is not None:
-            return Filtered(remote, remote, only, exclude, leakage)
+            return Filtered(remote, remote, leakage=leakage)  # documents are left out over there
         return remote
     if datastore is None:
         raise InputError(f"The retriever {form!r} looks things up in a datastore. Choose one.")

@@ -43,12 +43,13 @@ from indexing.bm25 import WordsIndexed
 from indexing.datastore import Datastore
 from indexing.errors import ConfigError, DatastoreError, InputError, MismatchError
 from indexing.neighbours import DRAWN, NO_CHUNK, SQUARED_L2, Neighbours
-from indexing.retrievers import DEFAULT_RETRIEVER, Lookup, open_lookup
+from indexing.retrievers import DEFAULT_RETRIEVER, Lookup, allowed_chunks, open_lookup
 
 API_VERSION = 1
 MAX_TEXTS = 64  # texts or chunks of a request
 MAX_TEXT_BYTES = 8192
 MAX_K = 100
+MAX_DOCUMENTS = 1000  # to look in, or to leave out
 MAX_ROWS = MAX_TEXTS * MAX_K  # neighbours of an answer
 MIN_TOKEN = 16  # characters of a bearer token
 # The reference's client sends vectors of length 1; beyond this a squared distance is no float32.
@@ -234,6 +235,7 @@ def _check_text(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_check_text)]
+DocumentId = Annotated[str, Field(max_length=MAX_TEXT_BYTES)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
@@ -247,6 +249,12 @@ class _Query(BaseModel):
         None, description="its written form; the first if null"
     )
     k: int = Field(2, ge=1, le=MAX_K, description="neighbours of each")
+    only: list[DocumentId] = Field(
+        [], max_length=MAX_DOCUMENTS, description="ids of the documents to look in; empty for all"
+    )
+    exclude: list[DocumentId] = Field(
+        [], max_length=MAX_DOCUMENTS, description="ids of documents to leave out"
+    )
 
 
 class SearchQuery(_Query):
@@ -442,6 +450,7 @@ def _info(library: Library, name: str | None, limits: Limits) -> dict[str, Any]:
             "texts": MAX_TEXTS,
             "text_bytes": MAX_TEXT_BYTES,
             "k": MAX_K,
+            "documents": MAX_DOCUMENTS,
             "body_bytes": limits.body_bytes,
             "seconds": limits.seconds,
         },
@@ -452,7 +461,7 @@ def _info(library: Library, name: str | None, limits: Limits) -> dict[str, Any]:
 def _search(shelf: Shelf, query: SearchQuery) -> dict[str, Any]:
     """A hit's distance is null where nobody measured it, its score where the order has none."""
     form, lookup = shelf.lookup(query.retriever)
-    ranked = lookup.ranker.rank(query.texts, query.k)
+    ranked = lookup.ranker.rank(query.texts, query.k, None, _allowed(shelf, query))
     scores = ranked.scores if ranked.scores is not None else np.full(ranked.ids.shape, np.nan)
     hits = [
         [_hit(shelf.datastore, *found) for found in zip(*row, strict=True) if found[0] != NO_CHUNK]
@@ -476,10 +485,11 @@ def _retrieve(shelf: Shelf, query: RetrieveQuery) -> dict[str, Any]:
     """A neighbour that is missing has the id -1, no distance, no origin, and tokens of padding only."""
     datastore = shelf.datastore
     form, lookup = shelf.lookup(query.retriever)
+    allowed = _allowed(shelf, query)
     if query.chunks is not None:
-        found = lookup.retrieve(_parse_chunks(datastore, query.chunks), query.k)
+        found = lookup.retrieve(_parse_chunks(datastore, query.chunks), query.k, None, allowed)
     else:
-        ranked = lookup.ranker.rank(query.texts or (), query.k)
+        ranked = lookup.ranker.rank(query.texts or (), query.k, None, allowed)
         tokens = datastore.chunks.retrieved_tokens(ranked.ids, datastore.num_continuations)
         found = Neighbours(ranked.ids, ranked.distances, tokens, scores=ranked.scores)
     return {
@@ -496,6 +506,13 @@ def _retrieve(shelf: Shelf, query: RetrieveQuery) -> dict[str, Any]:
             for row in found.ids.tolist()
         ],
     }
+
+
+def _allowed(shelf: Shelf, query: _Query) -> np.ndarray | None:
+    """(N,) bool: the chunks that may be found; None for all. Raises InputError for unknown documents."""
+    if not query.only and not query.exclude:
+        return None
+    return allowed_chunks(shelf.datastore, query.only, query.exclude)
 
 
 def _answered_by(shelf: Shelf, form: str, lookup: Lookup) -> dict[str, Any]:

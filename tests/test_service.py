@@ -35,7 +35,7 @@ from indexing.corpus import Document
 from indexing.datastore import Datastore
 from indexing.errors import ConfigError, InputError
 from indexing.index import FlatIndex
-from indexing.retrievers import open_lookup
+from indexing.retrievers import open_lookup, open_retriever
 from indexing.service import Limits
 from indexing.upkeep import delete
 
@@ -219,6 +219,30 @@ def test_retrieve_gives_what_the_datastore_gives(http, datastore):
     ids, _ = datastore.nearest([SENTENCES[0]], 2)
     assert np.array_equal(by_text["ids"], ids)
     assert np.array_equal(by_text["tokens"], datastore.chunks.retrieved_tokens(ids))
+
+
+@pytest.mark.parametrize("form", ["dense", "bm25", "hybrid-rrf", "hybrid-rerank", "random:3"])
+def test_documents_are_chosen_and_left_out(datastore, form):
+    ids = [document.id for document in datastore.documents]
+    chunks = np.asarray(datastore.chunks.tokens[:5]).astype(np.int64)
+    with serving(datastore, retrievers=(form,)) as address:
+        http = asking(address)
+        everything = http.post("/v1/search", json={**SEARCH, "k": 100}).json()["hits"][0]
+        present = list(dict.fromkeys(hit["document_id"] for hit in everything))
+        assert len(present) > 2
+        for asked in ({"only": present[:2]}, {"exclude": present[:1]}, {"only": ids, "exclude": present[1:]}):
+            allowed = {*(asked.get("only") or ids)} - {*asked.get("exclude", ())}
+            hits = http.post("/v1/search", json={**SEARCH, "k": 100, **asked}).json()["hits"][0]
+            assert {hit["document_id"] for hit in hits} == {*present} & allowed
+            remote = RemoteRetriever(ServiceClient(address), **asked)
+            found = remote.retrieve(chunks, 3)
+            expected = open_retriever(form, datastore, **asked).retrieve(chunks, 3)
+            assert np.array_equal(found.ids, expected.ids) and (found.ids >= 0).any()
+            opened = open_retriever(address, None, **asked).retrieve(chunks, 3)
+            assert np.array_equal(opened.ids, expected.ids)
+        refused = http.post("/v1/search", json={**SEARCH, "only": ["nobody"]})
+        assert "has no document 'nobody'" in problem(refused, 400)
+        assert "list" in problem(http.post("/v1/search", json={**SEARCH, "only": "x"}), 422)
 
 
 def test_requests_choose_among_the_retrievers_that_are_served(datastore):
