@@ -1,6 +1,10 @@
 """Limits of the web app, and the environment variables it listens to."""
 
+import importlib.util
+import logging
 import os
+
+_log = logging.getLogger(__name__)
 
 MAX_PROMPT_TOKENS = 1024
 MAX_PROMPT_CHARACTERS = 100_000  # refused before it is cut into tokens; more than any prompt that fits
@@ -66,6 +70,17 @@ def has_oauth() -> bool:
 def behind_proxy() -> bool:
     """Whether what comes in was passed on by a proxy that says for whom: on a Space, or by RETRO_PROXY=1."""
     return bool(space()) or os.environ.get("RETRO_PROXY") == "1"
+
+
+def serves_mcp() -> bool:
+    """Whether agents can use the endpoints as MCP tools: where RETRO_MCP=1 asks for it and `gradio[mcp]` is
+    installed."""
+    if os.environ.get("RETRO_MCP") != "1":
+        return False
+    if importlib.util.find_spec("mcp") is None:
+        _log.warning('RETRO_MCP=1 needs `pip install "gradio[mcp]"`. The page starts without MCP tools.')
+        return False
+    return True
 
 
 def warm_after() -> float | None:
