@@ -82,6 +82,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# Settings of a run by what it is for; what is not said is as `TrainConfig` has it.
+RUN_PRESETS: dict[str, dict[str, Any]] = {
+    "toy": {
+        "model": "toy", "steps": 300, "learning_rate": 3e-3, "warmup": 20, "evaluate_every": 25,
+        "save_every": 50, "log_every": 2, "tensorboard": False,
+    },
+    "small": {"model": "small", "steps": 2000, "evaluate_every": 100, "save_every": 100},
+    "fit": {
+        "base": "smollm2-135m", "steps": 300, "batch_size": 1, "max_len": 256, "warmup": 10,
+        "evaluate_every": 50, "evaluate_windows": 12, "save_every": 50, "log_every": 2,
+    },
+}  # fmt: skip
+
 
 def preset(name: str, vocabulary: int, pad: int = 0) -> RetroConfig:
     """The config of a preset for a tokenizer of `vocabulary` tokens that pads with `pad`. KeyError for a name

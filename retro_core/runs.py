@@ -11,8 +11,10 @@ inherited by it, so that of two starts at the same moment exactly one comes thro
 Reading needs no torch, so that a page can ask every second from the first.
 """
 
+import bisect
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,6 +25,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,18 @@ class Lines:
 
 
 @dataclass(frozen=True)
+class History:
+    """What a run has logged, by name, for drawing: lists of one length, None where there is no finite number.
+
+    training   step, tokens, loss, tokens_per_second; of very many lines, means of consecutive ones
+    held_out   step, tokens, on, off, random, write_strength
+    """
+
+    training: dict[str, list[float | None]]
+    held_out: dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
 class Curve:
     """Held-out nats per token of one run by step, and where it stands.
 
@@ -171,6 +186,26 @@ def metrics(name: str, after: int = 0) -> Lines:
 def samples(name: str, after: int = 0) -> Lines:
     """What a run has written as samples since `after`; see `metrics`."""
     return _lines(_folder(name) / SAMPLES_FILE, after)
+
+
+def history(name: str, points: int = 400) -> History:
+    """All that a run has logged so far, in at most so many points of training."""
+    path = _folder(name) / METRICS_FILE
+    try:
+        facts = path.stat()
+    except OSError:
+        return _history(path, 0, 0, points)
+    return _history(path, facts.st_size, facts.st_mtime_ns, points)
+
+
+def sampled_steps(name: str) -> list[int]:
+    """The steps at which a run has written samples."""
+    return sorted({event["step"] for event in _all_samples(_folder(name))})
+
+
+def samples_of(name: str, step: int) -> list[dict[str, Any]]:
+    """What a run wrote as samples at this step; nothing if it wrote none then."""
+    return [event for event in _all_samples(_folder(name)) if event["step"] == step]
 
 
 def compare(names: Sequence[str]) -> Comparison:
@@ -514,6 +549,72 @@ def _lines(path: Path, after: int) -> Lines:
     return Lines(events, after + len(data), restarted)
 
 
+@lru_cache(maxsize=16)
+def _history(path: Path, size: int, changed: int, points: int) -> History:
+    """`size` and `changed` say which state of the file is meant."""
+    kinds: dict[str, dict[int, dict[str, Any]]] = {"StepDone": {}, "Evaluated": {}}
+    for event in _all_lines(path):
+        if event["event"] in kinds:
+            kinds[event["event"]][event["step"]] = event
+    training, held_out = ([kind[step] for step in sorted(kind)] for kind in kinds.values())
+    drawn = _columns(training, ("step", "tokens", "loss", "tokens_per_second"))
+    told = _columns(held_out, ("step", "on", "off", "random", "write_strength"))
+    told["tokens"] = [_tokens_at(step, drawn) for step in told["step"]]
+    together = -(-len(training) // points) if training else 1
+    return History({key: _means(column, together) for key, column in drawn.items()}, told)
+
+
+def _columns(events: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, list[float | None]]:
+    return {name: [_finite(event.get(name)) for event in events] for name in names}
+
+
+def _finite(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else None
+
+
+def _means(column: list[float | None], together: int) -> list[float | None]:
+    if together == 1:
+        return column
+    found = []
+    for start in range(0, len(column), together):
+        values = [value for value in column[start : start + together] if value is not None]
+        found.append(sum(values) / len(values) if values else None)
+    return found
+
+
+def _tokens_at(step: float | None, training: dict[str, list[float | None]]) -> float | None:
+    """How many tokens a run had seen at a step, which lies between two lines or on one."""
+    known = [(s, t) for s, t in zip(training["step"], training["tokens"], strict=True) if None not in (s, t)]
+    if step is None or not known:
+        return None
+    place = bisect.bisect_left(known, (step, -1))
+    (s, t), (s1, t1) = known[max(0, place - 1)], known[min(place, len(known) - 1)]
+    return t if s1 == s else t + (t1 - t) * (step - s) / (s1 - s)
+
+
+def _all_lines(path: Path) -> Iterator[dict[str, Any]]:
+    position, more = 0, True
+    while more:
+        lines = _lines(path, position)
+        more, position = lines.position > position, lines.position
+        yield from lines.events
+
+
+def _all_samples(folder: Path) -> list[dict[str, Any]]:
+    path = folder / SAMPLES_FILE
+    try:
+        facts = path.stat()
+    except OSError:
+        return []
+    return _read_samples(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read_samples(path: Path, size: int, changed: int) -> list[dict[str, Any]]:
+    return [event for event in _all_lines(path) if event["event"] == "Sampled"]
+
+
 def _tail(path: Path, size: int) -> str:
     """The last whole lines of a text file, at most `size` bytes; of a longer line its end."""
     try:
@@ -545,14 +646,10 @@ def _log_began(folder: Path) -> int:
 
 def _curve(info: RunInfo) -> Curve:
     evaluations: dict[int, dict[str, Any]] = {}
-    position, more = 0, True
-    while more:
-        lines = metrics(str(info.folder), position)
-        more, position = lines.position > position, lines.position
-        for event in lines.events:
-            if event["event"] == "Evaluated" and isinstance(event.get("on"), int | float):
-                kept = ("step", "on", "off", "random")
-                evaluations[event["step"]] = {key: event.get(key) for key in kept}
+    for event in _all_lines(info.folder / METRICS_FILE):
+        if event["event"] == "Evaluated" and isinstance(event.get("on"), int | float):
+            kept = ("step", "on", "off", "random")
+            evaluations[event["step"]] = {key: event.get(key) for key in kept}
     rows = [evaluations[step] for step in sorted(evaluations)]
     best = min(rows, key=lambda row: row["on"], default=None)
     last = rows[-1] if rows else None

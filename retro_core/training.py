@@ -9,6 +9,7 @@ import ctypes
 import dataclasses
 import math
 import os
+import shutil
 import sys
 import time
 from collections import deque
@@ -23,13 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from indexing import files
+from indexing import files, paths
 from indexing.errors import CheckpointError, ConfigError, InputError, RetroError, TrainingError
 from indexing.files import write_json
 from indexing.tokenizer import Tokenizer
 from retro_core import estimates, retrofit, run_folder, training_state
 from retro_core.bases import Base, base_folder, load_base
-from retro_core.checkpoint import model_folder
+from retro_core.checkpoint import model_folder, save_model
 from retro_core.config import RetroConfig, TrainConfig, fit_config, from_dict, read_object
 from retro_core.dataset import Batch, RetroDataset, TrainingBatches
 from retro_core.devices import check_devices, open_fabric, own_rows
@@ -639,6 +640,23 @@ def _chosen(folder: Path, name: str, checkpoint: int | str) -> tuple[TrainingSta
                 f"Run {name!r} has no checkpoint of step {checkpoint}; it has {steps}. Choose one of them."
             )
     return training_state.load(chosen, with_optimizer=False), chosen.path
+
+
+def export_checkpoint(run: str, checkpoint: int | str = NEWEST) -> str:
+    """Make a model of a run's checkpoint, or find the one that was made of it before; its name, by which it
+    is chosen wherever models are. Raises what `load_run` does."""
+    model, config, step, tokens = load_run(run, checkpoint)
+    folder = run_folder.run_folder(run)
+    name = f"{folder.name[:52].rstrip('.-_')}-step-{step}"
+    target = paths.models_dir() / name
+    source = run_folder.checkpoint_path(folder, step)
+    if target.exists():
+        if not source.exists() or target.stat().st_mtime >= source.stat().st_mtime:
+            return name
+        shutil.rmtree(target)  # of another run of this name
+    card = f"Checkpoint of run {folder.name!r} after {step:,} steps and {tokens:,} tokens.\n"
+    save_model(target, model, run_tokenizer(config), card)
+    return name
 
 
 def run_tokenizer(config: TrainConfig) -> Tokenizer:

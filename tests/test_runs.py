@@ -288,6 +288,36 @@ def test_metrics_come_piece_by_piece(retro_home):
     assert len(runs.log_tail("one")) <= 64 << 10 and runs.log_tail("one", 250) == long * 2
 
 
+def test_a_history_is_drawn_in_few_points_and_follows_the_log(retro_home):
+    path = forged("one") / "metrics.jsonl"
+    assert runs.history("one").training["loss"] == [] and runs.sampled_steps("one") == []
+
+    def line(step, **more):
+        told = {"event": "StepDone", "step": step, "tokens": 10 * step, "loss": 1.0 * step, **more}
+        return json.dumps(told) + "\n"
+
+    evaluated = {"event": "Evaluated", "on": 2.0, "off": 3.0, "random": None, "write_strength": float("nan")}
+    text = "".join(line(step) for step in range(2, 42, 2)) + "{broken\n"
+    path.write_text(
+        text + json.dumps({**evaluated, "step": 5}) + "\n" + json.dumps({**evaluated, "step": 40})
+    )
+    drawn = runs.history("one", points=5)
+    assert drawn.training["loss"] == [5.0, 13.0, 21.0, 29.0, 37.0] == drawn.training["step"]
+    assert drawn.training["tokens_per_second"] == [None] * 5
+    assert drawn.held_out["step"] == [5], "the last line is being written"
+    assert drawn.held_out["tokens"] == [50.0] and drawn.held_out["write_strength"] == [None]
+    path.write_text(text + line(42, loss=float("inf")))
+    assert runs.history("one").training["loss"][-2:] == [40.0, None], "as the file is now"
+
+    samples = [
+        {"event": "Sampled", "step": step, "prompt": f"{step} {n}"} for step in (5, 10) for n in (1, 2)
+    ]
+    (path.parent / "samples.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    assert runs.sampled_steps("one") == [5, 10]
+    assert [sample["prompt"] for sample in runs.samples_of("one", 10)] == ["10 1", "10 2"]
+    assert runs.samples_of("one", 7) == []
+
+
 def test_runs_side_by_side(retro_home, capsys):
     for name, rate, losses in (
         ("a", 0.1, [(2, 5.0, 5.5), (4, 3.0, 4.0), (6, 3.5, 4.0)]),

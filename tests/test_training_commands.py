@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 from training_set import M, config, make_training_set, tiny_sizes
 
 from indexing import paths
-from retro_core.checkpoint import load_model, load_reference
+from retro_core import runs
+from retro_core.checkpoint import fingerprint, load_model, load_reference
 from retro_core.cli import main
 from retro_core.config import RetroConfig, TrainConfig, from_dict
 from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.monitoring import flops_per_place
 from retro_core.run_folder import checkpoints
-from retro_core.training import load_run, train
+from retro_core.training import export_checkpoint, load_run, train
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,22 @@ def test_the_arguments_of_the_reference_mean_what_they_mean_there(material, tmp_
     data = RetroDataset(Path(material["data_spec"]), model, 1, 4 * M, 2, tmp_path / "some")
     assert {window.document for window in data.windows} == {3, 5, 500}
     assert data.collate(data.windows[:1]).neighbour_ids.shape[2:] == (1, 3 * M)
+
+
+def test_a_checkpoint_becomes_a_model_that_is_made_once(material):
+    list(train(config(material, steps=2, evaluate_every=1)))
+    best, newest = export_checkpoint("try", "best"), export_checkpoint("try")
+    assert newest == "try-step-2" and best in ("try-step-1", "try-step-2")
+    opened = load_model(newest)
+    assert opened.fingerprint == fingerprint(load_run("try")[0]) and "after 2 steps" in opened.card
+    written = opened.folder.stat().st_mtime_ns
+    assert export_checkpoint("try", 2) == newest and opened.folder.stat().st_mtime_ns == written
+
+    runs.delete("try")
+    time.sleep(0.02)
+    list(train(config(material, steps=2, evaluate_every=1, seed=3)))
+    assert export_checkpoint("try") == newest, "of the run that has the name now"
+    assert load_model(newest).fingerprint == fingerprint(load_run("try")[0]) != opened.fingerprint
 
 
 @pytest.mark.parametrize(

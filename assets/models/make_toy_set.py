@@ -1,12 +1,12 @@
-"""Make assets/training-sets/two-editions, on which the page's toy run trains: texts about countries as of 2025,
-which read what was said of them in 2015.
+"""Make assets/training-sets/two-editions, on which the page's toy run trains: texts about countries as of
+2025, which read what was said of them in 2015.
 
     python -m assets.models.make_toy_set WORK
 
-A document is all that datastores/factbook-2025 (or -2015) holds of one country. Neighbours are chunks of 2015,
-and of the 2025 documents of the countries that are trained on: so a model that looks things up knows how a
-page goes on, and most of its facts, and one that does not has to guess them. Held out are the countries that
-the bundled model was not trained on either.
+A document is all that datastores/factbook-2025 (or -2015) holds of one country. Neighbours are chunks of
+2015, and of the 2025 documents of the countries that are trained on: so a model that looks things up knows
+how a page goes on, and about what its figures are, and one that does not has to guess. Held out are the
+countries that the bundled model was not trained on either.
 
 WORK gets the shards with their embeddings, which take some minutes; it may be given again. What ships has no
 embeddings, as training needs none.
