@@ -5,6 +5,7 @@ $RETRO_HOME/            default ~/.retro
     models/NAME/        weights + config + tokenizer
     training-sets/NAME/ texts with their neighbours, what `indexing training-set` makes
     runs/ID/            training runs
+    measurements/ID/    what the Measure tab measured
     bases/NAME/         language models of others, fetched to be RETRO-fitted
     embedders/NAME/     static embedders, distilled here
 
@@ -71,6 +72,10 @@ def training_sets_dir() -> Path:
 
 def runs_dir() -> Path:
     return home() / "runs"
+
+
+def measurements_dir() -> Path:
+    return home() / "measurements"
 
 
 def bases_dir() -> Path:

@@ -34,7 +34,7 @@ from retro_core.checkpoint import model_folder, save_model
 from retro_core.config import RetroConfig, TrainConfig, fit_config, from_dict, read_object
 from retro_core.dataset import Batch, RetroDataset, TrainingBatches
 from retro_core.devices import check_devices, open_fabric, own_rows
-from retro_core.evaluation import window_losses
+from retro_core.evaluation.windows import window_losses
 from retro_core.functions import IGNORED_LABEL
 from retro_core.model import PositionBias, Retro, RMSNorm
 from retro_core.monitoring import (

@@ -13,7 +13,7 @@ from indexing.corpus import Document
 from indexing.errors import InputError
 from indexing.precompute import precompute_neighbours
 from retro_core.dataset import RetroDataset
-from retro_core.evaluation import WindowLoss, probe, window_losses
+from retro_core.evaluation.windows import WindowLoss, probe, window_losses
 from retro_core.model import Retro
 
 K = 2

@@ -15,7 +15,7 @@ from indexing.tokenizer import Tokenizer
 from retro_core import training
 from retro_core.config import RetroConfig, TrainConfig
 from retro_core.dataset import RetroDataset, TrainingBatches
-from retro_core.evaluation import probe, window_losses
+from retro_core.evaluation.windows import probe, window_losses
 from retro_core.model import PositionBias, Retro, RMSNorm
 from retro_core.monitoring import Evaluated, Saved, Started, StepDone
 from retro_core.presets import resolve_model

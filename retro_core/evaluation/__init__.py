@@ -12,9 +12,5 @@ swap         the same prompts with another datastore: do the facts change?
 answering    what both share: prompts looked up, continued and scored by the batch
 windows      the short form that training uses
 sweeps, comparators (in_context, knn_lm, copying), questions, swap    what else is measured
-measure      all of it as one result · report  the result as pages
+measure      all of it as one result · report  the result as pages · result  its file names, without torch
 """
-
-from retro_core.evaluation.windows import Probe, WindowLoss, probe, window_losses
-
-__all__ = ["Probe", "WindowLoss", "probe", "window_losses"]

@@ -36,7 +36,13 @@ from retro_core.evaluation import readings
 from retro_core.evaluation.comparators import COPYING, IN_CONTEXT, KNN_LM, comparators
 from retro_core.evaluation.held_out import HeldOut
 from retro_core.evaluation.leakage import leakage
-from retro_core.evaluation.losses import Reading, TokenLosses, collect, token_losses
+from retro_core.evaluation.losses import (
+    TOKENS_AT_ONCE,
+    Reading,
+    TokenLosses,
+    collect,
+    token_losses,
+)
 from retro_core.evaluation.questions import (
     QuestionResult,
     answer_questions,
@@ -44,17 +50,19 @@ from retro_core.evaluation.questions import (
     with_wrong_answers,
 )
 from retro_core.evaluation.relations import chunk_gains, relations
+from retro_core.evaluation.result import (
+    FORMAT,
+    PARTS_DIR,
+    PROGRESS_FILE,
+    RESULT_FILE,
+    SO_FAR_FILE,
+    VERSION,
+)
 from retro_core.evaluation.searching import ChosenRows, Searchable, asked
 from retro_core.evaluation.summary import summarise
 from retro_core.evaluation.swap import SwapResult, fact_swap, read_prompts
 from retro_core.evaluation.sweeps import KS, NPROBES, SHARES, SIZE_SEEDS, sweeps
 from retro_core.model import Retro
-
-# Whoever changes what a part holds or how it is computed raises the version: kept parts are then made anew.
-FORMAT, VERSION = "retro-evaluation", 1
-RESULT_FILE = "evaluation.json"
-PROGRESS_FILE, SO_FAR_FILE = "progress.json", "so-far.json"
-PARTS_DIR = "parts"
 
 READINGS = ("on", "off", "random", "shuffled", "bm25", "n_only", "f_only", "oracle")
 # Part -> what it says. Those of a probe come first, in the order in which they are made.
@@ -77,6 +85,9 @@ QUICK_READINGS = ("on", "off", "random")
 SHOWN_CHUNKS = 1000  # single chunks that a result has of each probe, drawn at random, for a picture of them
 # What a prompt costs in one reading: answers to score, and some 20 tokens that are written one by one.
 _TOKENS_A_PROMPT = 300
+_INDEX_WORK = 3000.0  # tokens read in the time that building and asking two small indexes takes
+# So that progress is seen to move also where there is little to read.
+_FEWEST_AT_ONCE, _BATCHES = 1024, 40
 _SEARCHED_READINGS = {"random", "bm25", "oracle"}
 _NEEDS_SEARCH = ("k", "size", "nprobe", "index", "knn-lm")
 _SECONDS_BETWEEN_NOTES = 1.0
@@ -126,13 +137,15 @@ class Swap:
 
 @dataclass(frozen=True)
 class Began:
-    """`kept`: it was made before and is not computed again. number: of `count` parts, from 1"""
+    """`kept`: it was made before and is not computed again. number: of `count` parts, from 1 · share: of all
+    the work, what stands before this part"""
 
     of: str
     part: str
     number: int
     count: int
     kept: bool
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -258,7 +271,10 @@ def _measure(
     seconds = worked = 0.0
     all_work = sum(part.work for part in todo) or 1.0
     for number, part in enumerate(todo):
-        yield Began(part.of, part.name, number + 1, len(todo), kept[number] is not None)
+        before = sum(one.work for one in todo[:number])
+        yield Began(
+            part.of, part.name, number + 1, len(todo), kept[number] is not None, before / all_work
+        )  # fmt: skip
         if kept[number] is not None:
             results[part.of, part.name] = kept[number]["result"]
             continue
@@ -270,8 +286,9 @@ def _measure(
                 result = as_json(end.value)
                 break
             inside = min(1.0, done / total) if total else 0.0
-            share = (sum(one.work for one in todo[:number]) + part.work * inside) / all_work
-            yield Working(part.of, part.name, stage, done, total, share)
+            yield Working(
+                part.of, part.name, stage, done, total, (before + part.work * inside) / all_work
+            )  # fmt: skip
         took = time.monotonic() - begun
         seconds, worked = seconds + took, worked + part.work
         results[part.of, part.name] = result
@@ -302,7 +319,8 @@ class _Noted:
     def __init__(self, folder: Path):
         self._file = folder / PROGRESS_FILE
         self._head: dict[str, Any] = {}
-        self._begun, self._first, self._last = time.monotonic(), None, 0.0
+        self._begun: tuple[float, float] | None = None  # (when, with which share) the first part was begun
+        self._last = 0.0
 
     def take(self, event: Event) -> None:
         match event:
@@ -310,24 +328,20 @@ class _Noted:
                 self._head = {
                     "of": event.of, "part": event.part, "number": event.number, "count": event.count,
                 }  # fmt: skip
-                if not event.kept:
-                    self._write(event.part, 0, 0, None)
+                if not event.kept:  # what was made before took no time now
+                    self._begun = self._begun or (time.monotonic(), event.share)
+                    self._write(event.part, 0, 0, event.share)
             case Working():
                 if time.monotonic() - self._last > _SECONDS_BETWEEN_NOTES:
                     self._write(event.stage, event.done, event.total, event.share)
             case Finished():
                 self._write("done", 1, 1, 1.0)
 
-    def _write(self, stage: str, done: int, total: int, share: float | None) -> None:
-        self._last = time.monotonic()
-        left = None
-        if share is not None:
-            # What was made before took no time now.
-            self._begun, self._first = (
-                (self._last, share) if self._first is None else (self._begun, self._first)
-            )
-            moved = share - self._first
-            left = (self._last - self._begun) * (1 - share) / moved if moved > 0.01 else None
+    def _write(self, stage: str, done: int, total: int, share: float) -> None:
+        self._last, left = time.monotonic(), None
+        if self._begun is not None and share - self._begun[1] > 0.01:
+            took, moved = self._last - self._begun[0], share - self._begun[1]
+            left = took * (1 - share) / moved
         note = {"stage": stage, "done": done, "total": total, "share": share, "left": left}
         write_json(self._file, {**self._head, **note, "updated": time.time()})
 
@@ -366,7 +380,7 @@ class _Measured:
             "k": 2.0 * few * (1 + sum(1 + k / 4 for k in KS)),
             "size": 2.0 * few * (2 + SIZE_SEEDS * (len(SHARES) - 1)),
             "nprobe": 2.0 * few * (2 + len(NPROBES)),
-            "index": 0.2 * few,
+            "index": 0.2 * few + _INDEX_WORK,
             "copying": 0.5 * few,
             "in-context": few * (2 * m + half) / m,
             "knn-lm": 2.0 * few + self.config.knn_tokens,
@@ -445,7 +459,8 @@ class _Measured:
 
     def _readings(self) -> Work:
         windows = []
-        for event in token_losses(self.subject.model, self.held_out, self._ways()):
+        at_once = min(TOKENS_AT_ONCE, max(_FEWEST_AT_ONCE, self.held_out.num_tokens // _BATCHES))
+        for event in token_losses(self.subject.model, self.held_out, self._ways(), at_once):
             windows.append(event)
             yield "tokens", event.done, event.total
         self._losses = collect(self.held_out, windows)

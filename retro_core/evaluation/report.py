@@ -32,9 +32,9 @@ from retro_core.evaluation.layout import (
     to_html,
     to_markdown,
 )
-from retro_core.evaluation.measure import FORMAT, RESULT_FILE, VERSION
+from retro_core.evaluation.result import FORMAT, HTML_FILE, RESULT_FILE, VERSION
 
-MARKDOWN_FILE, HTML_FILE, FIGURES_DIR = "report.md", "report.html", "figures"
+MARKDOWN_FILE, FIGURES_DIR = "report.md", "figures"
 
 # A perplexity ratio On / Off from which on the gain is too small to speak of, even where it is sure.
 HARDLY = 0.98
