@@ -16,14 +16,14 @@ from retro_core.run_folder import METRICS_FILE, checkpoints
 M = 8
 
 
-def make_training_set(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
+def make_training_set(folder: Path, tokenizer: Tokenizer, m: int = M) -> dict[str, str]:
     """Settings of a run on it. Each document is there twice; of a chunk's two neighbours one is itself in the
     other copy, and so goes on with what comes next, and one is any chunk."""
     chance = np.random.default_rng(0)
     for name, count in (("data", 600), ("held-out", 9)):
-        lengths = chance.integers(2 * M, 5 * M, count)
+        lengths = chance.integers(2 * m, 5 * m, count)
         documents = [(chance.integers(2, tokenizer.vocab_size, n), np.arange(n)) for n in lengths]
-        store = ChunkStore.from_tokens(documents, tokenizer, M)
+        store = ChunkStore.from_tokens(documents, tokenizer, m)
         (folder / name).mkdir()
         store.save(folder / name)
         own = np.arange(len(store))
