@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from training_set import M, checkpoint, config, lines, make_training_set, tiny_sizes
-
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from indexing import paths
@@ -171,9 +170,7 @@ def test_two_processes_fit_what_one_does(tokenizer, tmp_path, unfreeze):
     )
     list(train(config(material, run="two-then-one", **long)))
     on, off = ([line[name] for line in lines("one") if name in line] for name in ("on", "off"))
-    assert len(on) == 2 and on[0] != on[1] and (unfreeze or off[0] == off[1]), (
-        "it learns, and only where it may"
-    )
+    assert len(on) == 2 and on[0] != on[1] and (unfreeze or off[0] == off[1]), "learns, and only where it may"
     for run in ("ddp", "fsdp", "one-then-two", "two-then-one"):
         agree("one", run)
         weights, expected = checkpoint(run)["weights"], checkpoint("one")["weights"]
