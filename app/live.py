@@ -23,6 +23,7 @@ class LiveText:
     model: "LoadedModel"
     datastore: Datastore | RetokenisedDatastore | None
     config: GenerationConfig
+    title: str = ""
     pad: int = 0
     prompt_tokens: int = 0
     tokens: list[dict[str, Any]] = field(default_factory=list)
@@ -78,7 +79,7 @@ class LiveText:
             "format": FORMAT,
             "version": VERSION,
             "id": self.trace_id,
-            "title": "",
+            "title": self.title,
             "model": {
                 "name": self.model.name,
                 "chunk_size": size,

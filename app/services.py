@@ -14,9 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from app import owners, policy, settings
 from app.policy import Visitor
-from indexing import paths
+from indexing import nearness, paths
 from indexing.datastore import Datastore, DatastoreInfo, list_datastores
 from indexing.embedder import DEFAULT_EMBEDDER, Embedder, open_embedder
 from indexing.errors import CheckpointError, DatastoreError, InputError, RetroError, TraceError
@@ -36,13 +38,16 @@ _tokenizers: dict[tuple[Path, int], Tokenizer] = {}  # (folder, time of its conf
 _embedders: dict[str, Embedder] = {}
 _datastores: dict[str, Datastore] = {}
 _lookups: OrderedDict[str, Lookup] = OrderedDict()  # last used last
+_nearness: dict[str, tuple[str, np.ndarray]] = {}  # name -> (identity of the datastore, distances in it)
 _warming: list[threading.Thread] = []
 
 _keeping = threading.Lock()
 _traces: OrderedDict[str, tuple[Trace, str | None]] = OrderedDict()  # (trace, whose), oldest first
+_changes: dict[str, dict[str, Any]] = {}  # id of a trace that came of another by a change -> what was changed
 _recorded: dict[str, Trace] = {}
 _stopping: set[str] = set()
 
+STARTED = secrets.token_urlsafe(6)  # another one after each start of the server
 _RECORDED = "recorded-"  # how the ids of recorded traces begin
 
 
@@ -163,6 +168,11 @@ def open_to(name: str, who: Visitor | None = None) -> str:
     return name
 
 
+def expect_room(who: Visitor) -> None:
+    """Raises InputError if this visitor has as many datastores as are kept for one."""
+    policy.expect_room(who, sum(owners.mark_of(info.name) is not None for info in datastores(who)))
+
+
 def changeable(name: str, who: Visitor) -> str:
     """`name`, if this visitor may change the datastore. Raises what `open_to` does."""
     open_to(name, who)
@@ -222,6 +232,18 @@ def lookup(name: str, form: str, model: "LoadedModel | None" = None, who: Visito
     return known
 
 
+def nearest_distances(name: str, who: Visitor | None = None) -> np.ndarray:
+    """How far a datastore's own chunks are from each other, see `indexing.nearness`; kept until it changes.
+    Raises what `snapshot` does."""
+    store = snapshot(name, who)
+    known = _nearness.get(name)
+    if known is None or known[0] != store.identity:
+        known = _nearness[name] = store.identity, nearness.nearest_distances(store)
+        while len(_nearness) > settings.LOOKUPS_KEPT:
+            _nearness.pop(next(iter(_nearness)))
+    return known[1]
+
+
 def is_read_as_text(name: str, model_name: str, who: Visitor | None = None) -> bool:
     """Whether the model has another tokenizer than the datastore; opens neither."""
     open_to(name, who)
@@ -278,16 +300,24 @@ def _warm(delay: float) -> None:
 # Traces
 
 
-def keep(trace: Trace, trace_id: str | None = None, who: Visitor | None = None) -> str:
+def keep(
+    trace: Trace,
+    trace_id: str | None = None,
+    who: Visitor | None = None,
+    change: dict[str, Any] | None = None,
+) -> str:
     """Remember a trace; the id that leads back to it. The oldest is forgotten when there are too many.
 
-    who  whose it is; without, or where the browser keeps no cookie, it is whoever's who has the id
+    who     whose it is; without, or where the browser keeps no cookie, it is whoever's who has the id
+    change  how it came of another trace, for the lens
     """
     trace_id = trace_id or new_id()
     with _keeping:
         _traces[trace_id] = trace, who.owner if who and who.keeps else None
+        if change is not None:
+            _changes[trace_id] = change
         while len(_traces) > settings.TRACES_KEPT:
-            _traces.popitem(last=False)
+            _changes.pop(_traces.popitem(last=False)[0], None)
     return trace_id
 
 
@@ -312,6 +342,8 @@ def trace(trace_id: str, who: Visitor | None = None) -> Trace:
 def view(trace_id: str, who: Visitor | None = None) -> dict[str, Any]:
     """What the lens draws, with the id under which it asks for more. A recorded trace says that it is one."""
     value = {**trace(trace_id, who).view(), "id": trace_id}
+    if trace_id in _changes:
+        value["change"] = _changes[trace_id]
     if trace_id in _recorded:
         subject = value["title"] or trace_id.removeprefix(_RECORDED).lstrip("0123456789-").replace("-", " ")
         value["title"] = f"Recorded example: {subject.removeprefix('Recorded example: ')}"

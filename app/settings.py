@@ -58,6 +58,10 @@ def space() -> str | None:
     return os.environ.get("SPACE_ID") or None
 
 
+def space_host() -> str | None:
+    return os.environ.get("SPACE_HOST") or None
+
+
 def space_author() -> str | None:
     return os.environ.get("SPACE_AUTHOR_NAME") or None
 
@@ -89,6 +93,6 @@ def warm_after() -> float | None:
     return seconds if seconds >= 0 else None
 
 
-def may_fetch() -> bool:
-    """Whether the page fetches models: on one's own computer, or where RETRO_ALLOW_FETCH=1 says so."""
-    return is_loopback() or os.environ.get("RETRO_ALLOW_FETCH") == "1"
+def allows_fetching() -> bool:
+    """Whether strangers may have models fetched."""
+    return os.environ.get("RETRO_ALLOW_FETCH") == "1"

@@ -7,10 +7,41 @@ from indexing import paths
 TITLE = "RETRO Explorer"
 TAGLINE = "Watch a language model look things up while it writes"
 
+PRIVACY = (
+    "Prompts and texts are worked on by this server alone and sent to nobody else. Results stay in its "
+    "memory until newer ones need the room; your browser remembers your prompt and settings. No tracking, no "
+    "analytics."
+)
+
 PROMPT_HINT = (
     "Begin a text. After every 64 tokens the model looks up similar passages and reads them while it writes "
     "the next 64. Ctrl+Enter runs. The bundled model is tiny: watch how it reads; believe nothing it says."
 )
+READING_HINT = (
+    "A text of your own, which the model only reads: how much did it expect each word, with what it looked "
+    "up and without? Its first 64 tokens only ask; those after them read. Ctrl+Enter runs."
+)
+TASKS = {"write": "write on", "read": "only read it"}  # what is done with a text
+READ_TITLE = "Your text, read as it is"
+MODEL_HINT = "What reads and writes. Others are under More models."
+RETRIEVER_HINT = "How the datastore is searched. At random is the control: what does it read then?"
+
+SWAP_LEAD = (
+    "This model looked things up while it wrote. Same model, same prompt: only the book that it may look "
+    "into differs, so it writes another fact. Click a side to see how, and hover any word below."
+)
+SWAP_LIVE = "Run both now, side by side"
+RESTARTED = (
+    "This server restarted, and the result that you looked at is gone. Your prompt and settings are here: "
+    "press Run to have it again."
+)
+FORGOTTEN = (
+    "The result that you looked at made room for newer ones. Your prompt and settings are here: press Run to "
+    "have it again."
+)
+LINKED = "This prompt came with the link: press Run."
+LINK_REFUSED = "The link asks for what is not here, left out: {names}."
+OWN_TEXT = "Try a text of your own"
 
 LOADING_MODEL = "Loading {model} (once, about 10 s)…"
 LOADING_EMBEDDER = "Loading the embedder (once, about 10 s)…"
@@ -28,10 +59,6 @@ FITTING = (
     "cross-attention are added to it and trained. Without retrieval it stays exactly what it was."
 )
 NO_BASE_CHOSEN = "Choose a language model: its size and licence are shown before anything is fetched."
-NO_FETCHING = (
-    "Models are not fetched on this server. Its owner allows it with RETRO_ALLOW_FETCH=1; on your own "
-    "computer the page fetches them."
-)
 NOT_FITTED = (
     "{model} is not RETRO-fitted yet: it writes as it always did, and the neighbours that are looked up "
     "change nothing. More models shows how to fit it."
@@ -101,6 +128,10 @@ RECALL = (
 NO_DATASTORE = "There is no datastore yet. Make one first: paste a text, and it is there in seconds."
 COPY_IT = "Make a copy under “Copy, rename, export”; the copy is yours to change."
 BUNDLED = f"It ships with the program and is never changed. To add or delete documents: {COPY_IT}"
+PRIVATE = "Yours alone: no other visitor sees it. It is removed {kept} after it was last used."
+EVERYBODYS = (
+    "Everybody reads it here, and no visitor changes it. Make one of your own under “Make a datastore”."
+)
 CHECKING = (
     "**Verify** reads every byte and compares it with what was written. **Compact** takes the text of "
     "deleted documents off the disk and joins what was added in parts; nothing is embedded again."

@@ -6,11 +6,13 @@ from typing import Any
 import gradio as gr
 from gradio.themes.utils import colors, fonts
 
-from app import api, lens, parts, services, settings, text
+from app import api, lens, parts, policy, services, settings, text
 from app.compare import STYLE as COMPARE_STYLE
 from app.errors import shows_errors
+from app.explore import STYLE as EXPLORE_STYLE
 from app.parts import StatusLine
-from app.tabs import compare, corpus, explore, more_models
+from app.policy import Visitor
+from app.tabs import compare, corpus, explore, explore_result, explore_return, more_models
 from indexing import paths
 
 _HERE = Path(__file__).parent
@@ -25,23 +27,31 @@ def build_demo() -> gr.Blocks:
         with gr.Row(elem_id="header"):
             gr.Markdown(f"# {text.TITLE}\n{text.TAGLINE}", elem_id="wordmark")
             pill = StatusLine(status(paths.DEMO_MODEL, services.default_datastore()), elem_id="pill")
+            share = gr.Button("Share", size="sm", min_width=0, elem_id="share")
             gr.Button("◐ Theme", size="sm", min_width=0, elem_id="theme")  # see page.js
-        remembered = corpus.remember()
+        with gr.Row(elem_id="notice"):
+            lost = StatusLine("", elem_id="lost")
+            dismiss = gr.Button("Dismiss", size="sm", min_width=0, elem_id="dismiss")
+        remembered, seen = corpus.remember(), explore_result.remember_seen()
+        explored = explore_return.remember_settings()
         with gr.Tabs(selected="explore", elem_id="tabs") as tabs:
             with gr.Tab("Explore", id="explore"):
-                explorer = explore.build()
+                explorer = explore.build(seen)
             with gr.Tab("Compare", id="compare"):
                 comparison = compare.build()
             with gr.Tab("Corpus", id="corpus"):
                 library = corpus.build(demo, remembered)
+        gr.Markdown(text.PRIVACY, elem_id="privacy")
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        dismiss.click(None, outputs=lost, js="() => ''", api_visibility="private")
         read = [explorer.model, explorer.datastore]
         library.use.click(
             use_in_explore, inputs=library.chosen, outputs=[tabs, explorer.datastore], js=_TO_TOP, **quiet
         )
         demo.load(None, js=(_HERE / "page.js").read_text(encoding="utf-8"), api_visibility="private")
         choices = [*read, library.chosen, explorer.base]
-        demo.load(refresh, inputs=choices, outputs=[pill, *choices], **quiet)
+        loaded = demo.load(refresh, inputs=choices, outputs=[pill, *choices], **quiet)
+        explore_return.wire(explorer, tabs, explored, lost, share, loaded)
         demo.load(compare.refresh, inputs=comparison.choices, outputs=comparison.choices, **quiet)
         tick = gr.Timer(3)
         for event in (tick.tick, explorer.chose.then):
@@ -50,20 +60,28 @@ def build_demo() -> gr.Blocks:
     return demo
 
 
-def use_in_explore(name: str | None) -> tuple[Any, Any]:
+def use_in_explore(name: str | None, request: gr.Request | None = None) -> tuple[Any, Any]:
     """(the tab Explore, its choice of datastore)."""
-    return gr.Tabs(selected="explore"), gr.Dropdown(choices=_names(), value=name)
+    choices = services.datastore_choices(policy.visitor(request))
+    return gr.Tabs(selected="explore"), gr.Dropdown(choices=choices, value=name)
 
 
-def refresh(model: str, read: str | None, chosen: str | None, base: str | None) -> tuple[Any, ...]:
+def refresh(
+    model: str,
+    read: str | None,
+    chosen: str | None,
+    base: str | None,
+    request: gr.Request | None = None,
+) -> tuple[Any, ...]:
     """On every page view: what was made or fetched since the start. The model is made ready meanwhile."""
     services.warm_up()
-    names = [(name, name) for name in _names()]
+    who = policy.visitor(request)
+    names = services.datastore_choices(who)
     default = services.default_datastore()
     models = _choices(more_models.model_choices(), model, paths.DEMO_MODEL)
     stores = _choices(names, read, default)
     bases = _choices(more_models.base_choices(), base, None)
-    now = status(models.get("value", model), stores.get("value", read))
+    now = status(models.get("value", model), stores.get("value", read), who)
     return now, models, stores, _choices(names, chosen, default), bases
 
 
@@ -75,26 +93,24 @@ def _choices(choices: list[tuple[str, str]], value: str | None, default: str | N
 
 
 @shows_errors
-def show_status(model: str, datastore: str | None) -> tuple[Any, Any]:
+def show_status(model: str, datastore: str | None, request: gr.Request | None = None) -> tuple[Any, Any]:
     """(the pill, its timer, which rests once the model is there)."""
-    return status(model, datastore), gr.Timer(active=not services.model_is_loaded(model))
+    return status(model, datastore, policy.visitor(request)), gr.Timer(
+        active=not services.model_is_loaded(model)
+    )
 
 
-def status(model: str, datastore: str | None) -> str:
+def status(model: str, datastore: str | None, who: Visitor | None = None) -> str:
     """What runs here, in one line."""
-    info = next((info for info in services.datastores() if info.name == datastore), None)
+    info = next((info for info in services.datastores(who) if info.name == datastore), None)
     chunks = f" · {info.name}, {info.num_chunks:,} chunks" if info else " · no datastore yet"
     if not services.model_is_loaded(model):
         return f"model {model} (not loaded yet){chunks}"
     loaded = services.model(model)
     millions = loaded.model.num_parameters() / 1e6
-    if info and services.is_read_as_text(info.name, model):
+    if info and services.is_read_as_text(info.name, model, who):
         chunks += ", texts retokenised"
     return f"model {loaded.name}, {millions:,.1f} M parameters{chunks} · CPU"
-
-
-def _names() -> list[str]:
-    return [info.name for info in services.datastores()]
 
 
 def theme() -> gr.themes.Base:
@@ -140,7 +156,7 @@ def launch_options() -> dict[str, Any]:
         "server_name": settings.host(),
         "server_port": settings.port(),
         "theme": theme(),
-        "css_paths": [_HERE / "style.css", lens.STYLE, parts.STYLE, COMPARE_STYLE],
+        "css_paths": [_HERE / "style.css", lens.STYLE, parts.STYLE, COMPARE_STYLE, EXPLORE_STYLE],
         "share": False,
         "show_error": False,
         "max_file_size": settings.MAX_UPLOAD,

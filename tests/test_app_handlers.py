@@ -9,7 +9,7 @@ from app_calls import TEXT, fresh_services, message, run  # noqa: F401
 
 from app import services, settings
 from app.errors import shows_errors
-from app.tabs import corpus_make, explore
+from app.tabs import corpus_make, explore, explore_result
 from indexing import paths
 from indexing.errors import InputError
 
@@ -71,7 +71,7 @@ def test_retrieval_without_a_datastore_says_what_to_do():
     "request_", [None, "x", [], {}, {"trace": "no", "chunk": 0}, {"trace": "no", "chunk": "0"}, {"chunk": -1}]
 )
 def test_a_map_asked_for_with_anything_else_is_an_error_in_words(request_):
-    assert list(explore.attention_map(request_)) == ["error"]
+    assert list(explore_result.attention_map(request_)) == ["error"]
 
 
 def test_a_file_that_is_no_trace_is_refused(tmp_path):
@@ -83,7 +83,7 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path):
     ]:
         path = tmp_path / name
         path.write_bytes(content)
-        assert message(explore.open_trace, str(path))
+        assert message(explore_result.open_trace, str(path))
 
 
 @pytest.fixture
@@ -112,17 +112,17 @@ def test_a_run_shows_each_stage_and_ends_in_a_trace_that_is_kept(tiny_model):
     assert view["id"] == trace_id and "Wrote" in progress["text"]
     assert len(view["chunks"]) == 2 and all(chunk["seconds"]["retrieve"] > 0 for chunk in view["chunks"])
     assert "attention_heads" not in view["chunks"][0]
-    one = explore.attention_map({"trace": trace_id, "chunk": 0, "layer": 0, "head": 1})
+    one = explore_result.attention_map({"trace": trace_id, "chunk": 0, "layer": 0, "head": 1})
     assert (one["rows"], one["cols"]) == (64, 256)
-    assert "error" in explore.attention_map({"trace": trace_id, "chunk": 9, "layer": 0, "head": 0})
+    assert "error" in explore_result.attention_map({"trace": trace_id, "chunk": 9, "layer": 0, "head": 0})
 
 
 def test_a_saved_trace_opens_as_the_same_trace(tiny_model, tmp_path):
     *_, (view, _, trace_id) = run("Rivers flow north.", True, "rivers", max_new_tokens=8)
-    saved = explore.save_trace(trace_id)
+    saved = explore_result.save_trace(trace_id)
     path = tmp_path / saved["name"]
     path.write_text(saved["text"], encoding="utf-8")
-    opened, _, _ = explore.open_trace(str(path))
+    opened, _, _ = explore_result.open_trace(str(path))
     assert opened["title"] == saved["name"]
     assert {**opened, "id": None, "title": ""} == {**view, "id": None}
 

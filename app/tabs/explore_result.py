@@ -1,0 +1,183 @@
+"""A result on the page, and the ways it leaves and comes back: the lens, the first example above it, a row of
+buttons that save, draw, list and open."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.events import Dependency
+
+from app import address, explore, fact_swap, owners, policy, services, tables, text
+from app.errors import shows_errors
+from app.lens import RetroLens
+from app.parts import StatusLine
+from app.policy import Action, permit
+from indexing import paths
+from indexing.errors import InputError, RetroError, TraceError
+
+
+@dataclass
+class Result:
+    """What Explore and the page connect to.
+
+    lens, shown  what is drawn, and the id of the finished trace in it
+    seen         what the browser remembers of it, to find it again after a reload
+    compare      "side by side, live", which leads to Compare
+    """
+
+    lens: RetroLens
+    progress: StatusLine
+    shown: gr.State
+    seen: gr.BrowserState
+    link: gr.Button
+    compare: gr.Button
+
+    def follow(self, event: Dependency) -> Dependency:
+        """After `event` another finished trace may be in the lens: the browser remembers which."""
+        return event.then(
+            remember,
+            inputs=self.shown,
+            outputs=self.seen,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+
+
+def remember_seen() -> gr.BrowserState:
+    """Call it outside of all tabs. The secret is none: it only keeps Gradio from choosing another at each
+    start, with which nothing could be read again."""
+    return gr.BrowserState(storage_key="retro-explore-seen", secret="retro-explore")
+
+
+def build(progress: StatusLine, seen: gr.BrowserState) -> Result:
+    """Lay out the lens with what stands above it, and wire all but what makes a trace."""
+    recorded = services.recorded()
+    shown = gr.State(recorded[0] if recorded else None)
+    given = gr.JSON(visible=False)
+    pair = fact_swap.view({name: services.trace(name) for name in recorded})
+    with gr.Column(elem_id="first-example", visible=bool(pair)):
+        explore.FactSwap(pair, elem_id="fact-swap")
+        compare = gr.Button(text.SWAP_LIVE, size="sm", min_width=0, elem_id="swap-live")
+    with gr.Row(elem_classes="chips", elem_id="recorded"):
+        gr.HTML("<span>Recorded examples</span>", apply_default_css=False, elem_classes="chips-label")
+        chips = [
+            gr.Button(name, size="sm", min_width=0, elem_classes="chip", elem_id=trace_id)
+            for trace_id, name in recorded_names(recorded).items()
+        ]
+    lens = RetroLens(
+        services.view(recorded[0]) if recorded else None, fetch_map=attention_map, elem_id="lens"
+    )
+    with gr.Row(elem_classes="chips", elem_id="leave"):
+        gr.HTML("<span>This result</span>", apply_default_css=False, elem_classes="chips-label")
+        link = gr.Button("Copy link", size="sm", min_width=0, elem_id="copy-link")
+        picture = gr.Button("Picture (.png)", size="sm", min_width=0, elem_id="picture")
+        tokens = gr.Button("Tokens (.csv)", size="sm", min_width=0, elem_id="tokens-csv")
+        neighbours = gr.Button("Neighbours (.csv)", size="sm", min_width=0, elem_id="neighbours-csv")
+        save = gr.Button("Save (.retro.json)", size="sm", min_width=0, elem_id="save")
+        open_ = gr.UploadButton(
+            "Open a saved one", size="sm", min_width=0, file_types=[".json", ".gz"], elem_id="open"
+        )
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    result = Result(lens, progress, shown, seen, link, compare)
+    drawn = [lens, progress, shown]
+    opened = open_.upload(open_trace, inputs=open_, outputs=drawn, **quiet)
+    result.follow(opened)
+    for trace_id, chip in zip(recorded, chips, strict=True):
+        result.follow(chip.click(partial(show_trace, trace_id), outputs=drawn, queue=False, **quiet))
+    for button, make in ((save, save_trace), (tokens, token_table), (neighbours, neighbour_table)):
+        button.click(make, inputs=shown, outputs=given, **quiet).success(
+            None, inputs=given, js=explore.SAVE.read_text(encoding="utf-8"), api_visibility="private"
+        )
+    picture.click(
+        None, outputs=progress, js=explore.PICTURE.read_text(encoding="utf-8"), api_visibility="private"
+    )
+    return result
+
+
+def recorded_names(recorded: list[str]) -> dict[str, str]:
+    """Id -> a few words: 'recorded-1-population-2025' -> 'Population 2025'."""
+    words = {trace_id: address.example_name(trace_id).lstrip("0123456789-") for trace_id in recorded}
+    return {trace_id: name.replace("-", " ").capitalize() for trace_id, name in words.items()}
+
+
+@shows_errors
+def remember(trace_id: str | None) -> dict[str, str]:
+    return {"trace": trace_id or "", "server": services.STARTED}
+
+
+def attention_map(wanted: Any, request: gr.Request | None = None) -> dict[str, Any]:
+    """One map for the lens, which may send anything: {"trace", "chunk", "layer" | None, "head" | None}."""
+    try:
+        if not isinstance(wanted, dict):
+            raise TraceError("Expected a map's trace, chunk, layer and head.")
+        numbers = [wanted.get(name) for name in ("chunk", "layer", "head")]
+        if not all(number is None or (isinstance(number, int) and number >= 0) for number in numbers):
+            raise TraceError("Expected whole numbers for a map's chunk, layer and head.")
+        chunk, layer, head = numbers
+        trace = services.trace(str(wanted.get("trace")), policy.visitor(request))
+        return trace.attention_map(chunk, layer, head)
+    except RetroError as error:
+        return {"error": str(error)}
+
+
+@shows_errors
+def open_trace(path: str, request: gr.Request | None = None) -> tuple[Any, Any, Any]:
+    who = permit(Action.OPEN_TRACE, request)
+    name = Path(path).name
+    trace_id = services.keep(services.read_trace(path), who=who)
+    view = services.view(trace_id, who)
+    return {**view, "title": view["title"] or name}, f"Opened {name}.", trace_id
+
+
+@shows_errors
+def show_trace(trace_id: str, request: gr.Request | None = None) -> tuple[Any, Any, Any]:
+    return services.view(trace_id, policy.visitor(request)), "", trace_id
+
+
+# ------------------------------------------------------------------------------------------- leaving
+
+
+@shows_errors
+def save_trace(trace_id: str | None, request: gr.Request | None = None) -> dict[str, str]:
+    trace = _finished(trace_id, request)
+    return {
+        "name": f"{_file_name(trace)}.retro.json",
+        "type": "application/json",
+        "text": owners.shown(json.dumps(trace.to_json(), ensure_ascii=False)),
+    }
+
+
+@shows_errors
+def token_table(trace_id: str | None, request: gr.Request | None = None) -> dict[str, str]:
+    trace = _finished(trace_id, request)
+    return _table(f"{_file_name(trace)}.tokens.csv", tables.tokens(trace))
+
+
+@shows_errors
+def neighbour_table(trace_id: str | None, request: gr.Request | None = None) -> dict[str, str]:
+    trace = _finished(trace_id, request)
+    if not trace.data["chunks"]:
+        raise InputError("Nothing was looked up for this text, so there are no neighbours to list.")
+    return _table(f"{_file_name(trace)}.neighbours.csv", tables.neighbours(trace))
+
+
+def _table(name: str, rows: list[list[Any]]) -> dict[str, str]:
+    # With a byte order mark, without which a spreadsheet takes UTF-8 for something else.
+    return {"name": name, "type": "text/csv;charset=utf-8", "text": "\ufeff" + tables.to_csv(rows)}
+
+
+def _finished(trace_id: str | None, request: gr.Request | None) -> Any:
+    if not trace_id or not isinstance(trace_id, str):
+        raise InputError("There is no finished trace yet. Run a prompt first.")
+    return services.trace(trace_id, policy.visitor(request))
+
+
+def _file_name(trace: Any) -> str:
+    beginning = "".join(token["text"] for token in trace.data["tokens"])[:200]
+    name = paths.slug("-".join((trace.data["title"] or beginning).split()[:6])).strip("-._")
+    return name or "trace"
