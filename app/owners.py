@@ -17,6 +17,7 @@ import re
 import secrets
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from indexing import paths
 
@@ -68,6 +69,17 @@ def mark_of(name: object) -> str | None:
 def shown(words: str) -> str:
     """A name or a sentence with names in it, as people are shown it: without marks."""
     return _MARK.sub("", words)
+
+
+def shown_in(value: Any) -> Any:
+    """What is in a value, as people are shown it."""
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, list):
+        return [shown_in(one) for one in value]
+    if isinstance(value, dict):
+        return {name: shown_in(one) for name, one in value.items()}
+    return value
 
 
 def _owner(kind: str, secret: str) -> str:

@@ -72,6 +72,7 @@ class Rule:
 
 
 FREE, NEVER = Rule(), Rule(allowed=False)
+_FETCHING = Rule(an_hour=4, everybody=2)  # where the server's owner lets strangers do it
 _SMALL = {"characters": 1_000_000, "files": 5, "kept": 3, "keep_minutes": 30, "at_once": 1}
 _LARGER = {"characters": 5_000_000, "files": 20, "kept": 10, "keep_minutes": 24 * 60, "at_once": 1}
 
@@ -113,6 +114,8 @@ def rule(action: Action, mode: Mode, role: Role) -> Rule:
     """The table. Outside of public mode there is one role: whoever gets in may do everything."""
     if mode is not Mode.PUBLIC or role is Role.OWNER:
         return FREE
+    if action is Action.FETCH_MODEL and settings.allows_fetching():
+        return _FETCHING
     return _PUBLIC[action][role is Role.SIGNED_IN]
 
 
@@ -152,8 +155,8 @@ _WORDS = {
     Action.FETCH_MODEL: _Words(
         "Fetching a model",
         "fetches",
-        "all visitors share one disk",
-        "The bundled model is here. On your own computer the page fetches more.",
+        "all visitors share one disk. The server's owner allows it with RETRO_ALLOW_FETCH=1",
+        "On your own computer the page fetches models.",
     ),
     Action.TRAIN: _Words(
         "Training",
@@ -210,6 +213,14 @@ class Visitor:
             return self.role is Role.OWNER
         return self._marked(whose)
 
+    def expect_tokens(self, count: int) -> None:
+        """Raises InputError for more new tokens than this visitor may have written."""
+        if self.rule.tokens and count > self.rule.tokens:
+            raise InputError(
+                f"Up to {self.rule.tokens} new tokens are written here, got {count}. Choose fewer under "
+                "Settings."
+            )
+
     def names(self, name: str) -> str:
         """What a new thing called `name` is called on the disk."""
         if self.role is Role.OWNER:
@@ -223,6 +234,10 @@ class Visitor:
 
 
 LOCAL_OWNER = "local"
+_NO_COOKIE = (
+    "{what} needs this page's cookie: by it, what you make stays yours. Your browser did not send it. Open "
+    "the page {where}, or allow its cookies."
+)
 
 
 def mode() -> Mode:
@@ -255,6 +270,28 @@ def visitor(request: Any = None) -> Visitor:
     return Visitor(owners.stranger(), now, Role.ANONYMOUS, keeps=False)
 
 
+def expect_room(who: Visitor, kept: int) -> None:
+    """Raises InputError if a visitor who has `kept` things already may not keep another."""
+    if who.rule.kept and kept >= who.rule.kept:
+        raise InputError(
+            f"{who.rule.kept} are kept for a visitor here, and you have {kept}. Remove one; each is removed "
+            f"{in_minutes(who.rule.keep_minutes)} after it was last used."
+        )
+
+
+def keep_minutes(name: str) -> int:
+    """After how many minutes without use something of this name is removed; 0 if never."""
+    whose = owners.mark_of(name)
+    if whose is None:
+        return 0
+    role = Role.SIGNED_IN if whose.startswith(owners.ACCOUNT) else Role.ANONYMOUS
+    return rule(Action.MAKE_DATASTORE, Mode.PUBLIC, role).keep_minutes
+
+
+def in_minutes(count: int) -> str:
+    return f"{count} minutes" if count < 120 else f"{count // 60} hours"
+
+
 def permit(action: Action, request: Any = None, *, counts: bool = True) -> Visitor:
     """Who asks, if they may do this now.
 
@@ -266,6 +303,8 @@ def permit(action: Action, request: Any = None, *, counts: bool = True) -> Visit
     granted = rule(action, who.mode, who.role)
     if not granted.allowed:
         raise InputError(refusal(action, who))
+    if granted.keep_minutes and not who.keeps:
+        raise InputError(_NO_COOKIE.format(what=_WORDS[action].what, where=_own_tab()))
     if counts:
         _count(action, granted, _counted_as(who, request))
     return Visitor(who.owner, who.mode, who.role, granted, who.keeps, who.accounts)
@@ -282,6 +321,11 @@ def refusal(action: Action, who: Visitor | None = None) -> str:
     return f"{words.what} is not possible on this public page: {words.why}. {first}{words.instead}"
 
 
+def _own_tab() -> str:
+    address = settings.space_host()
+    return f"in a tab of its own (https://{address})" if address else "anew"
+
+
 def can_sign_in() -> bool:
     """On a Space with `hf_oauth: true`. Elsewhere Gradio would let anybody in as anybody, so nobody is."""
     return bool(settings.space() and settings.has_oauth())
@@ -291,7 +335,7 @@ def _account(request: Any) -> str | None:
     """The name of the account that signed in, from the session that Gradio's own login sealed."""
     if not can_sign_in():
         return None
-    inner = getattr(request, "request", None)
+    inner = getattr(request, "request", None) or request
     session = inner.scope.get("session") if hasattr(inner, "scope") else None
     info = session.get("oauth_info") if session else None
     if not isinstance(info, dict) or info.get("expires_at", 0) < time.time():

@@ -1,8 +1,8 @@
 """Long work on datastores that goes on when the page goes away, since a handler ends with its page.
 
 A task is a generator, drained by a thread; what it yields is a value of `StatusLine`, what it returns is the
-task's result. Who has its id, which cannot be guessed, may watch it and cancel it; the page keeps the id in
-the browser and so finds the task again after a reload. After a restart of the server the id leads to nothing:
+task's result. Its visitor, who has its id, may watch it and cancel it; the page keeps the id in the browser
+and so finds the task again after a reload. After a restart of the server the id leads to nothing:
 what was being made is then on the disk or it is not, and the page says which.
 """
 
@@ -15,8 +15,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from app import settings
+from app import policy, settings
 from app.errors import OUR_FAULT, sentence
+from app.policy import Visitor
 from indexing.errors import InputError, RetroError
 
 WAITING, RUNNING, DONE, CANCELLED, FAILED = "waiting", "running", "done", "cancelled", "failed"
@@ -30,11 +31,13 @@ Work = Callable[[], Generator[dict[str, Any], None, Any]]
 
 @dataclass(eq=False)
 class Task:
-    """kind: which button began it · subject: the datastore's name · line: of progress, for `StatusLine`"""
+    """kind: which button began it · subject: the datastore's name · owner: whose it is · line: of progress,
+    for `StatusLine`"""
 
     id: str
     kind: str
     subject: str
+    owner: str
     state: str = WAITING
     line: dict[str, Any] = field(default_factory=dict)
     result: Any = None
@@ -46,16 +49,23 @@ class Task:
         return self.state in (WAITING, RUNNING)
 
 
-def start(kind: str, subject: str, work: Work) -> Task:
+def start(kind: str, subject: str, work: Work, who: Visitor | None = None) -> Task:
     """Begin, or wait in line. Raises InputError if too many wait already."""
+    who = who or policy.visitor()
     with _changed:
+        mine = [task for task in _tasks.values() if task.active and task.owner == who.owner]
+        if who.rule.at_once and len(mine) >= who.rule.at_once:
+            raise InputError(
+                f"Work on {mine[0].subject!r} is still going on, and a visitor does one thing at a time "
+                "here. Wait until it has finished, or cancel it."
+            )
         line = sum(task.active for task in _tasks.values())
         if line >= settings.TASKS_AT_ONCE + settings.TASKS_WAITING:
             raise InputError(
                 f"The server is busy: {line} datastores are being made or changed, and no more can wait. "
                 "What you entered is kept; try again in a few minutes."
             )
-        task = Task(secrets.token_urlsafe(16), kind, subject)
+        task = Task(secrets.token_urlsafe(16), kind, subject, who.owner)
         _tasks[task.id] = task
         for finished in [task for task in _tasks.values() if not task.active][: -settings.TASKS_KEPT]:
             del _tasks[finished.id]
@@ -63,24 +73,26 @@ def start(kind: str, subject: str, work: Work) -> Task:
     return task
 
 
-def remembered(known: Any) -> tuple[str, "Task | None"] | None:
+def remembered(known: Any, who: Visitor | None = None) -> tuple[str, "Task | None"] | None:
     """What a browser remembers of a task, which may be anything: (its subject, the task if this server still
     knows it); None where it remembers nothing."""
     if not isinstance(known, dict):
         return None
     name, task = known.get("name"), known.get("task")
-    return (name, find(task)) if isinstance(name, str) and isinstance(task, str) else None
+    return (name, find(task, who)) if isinstance(name, str) and isinstance(task, str) else None
 
 
-def find(task_id: Any) -> Task | None:
-    """None if there is no such task, or no longer."""
+def find(task_id: Any, who: Visitor | None = None) -> Task | None:
+    """None if there is no such task, or no longer, or it is another's."""
+    who = who or policy.visitor()
     with _changed:
-        return _tasks.get(task_id) if isinstance(task_id, str) else None
+        task = _tasks.get(task_id) if isinstance(task_id, str) else None
+    return task if task and who.owns(task.owner) else None
 
 
-def cancel(task_id: Any) -> None:
+def cancel(task_id: Any, who: Visitor | None = None) -> None:
     """Ask a task to end at its next step. What it was making is then not there, and nothing was changed."""
-    task = find(task_id)
+    task = find(task_id, who)
     if task is not None:
         with _changed:
             task.cancel_asked = True

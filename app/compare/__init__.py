@@ -6,16 +6,15 @@ Like the lens: static templates, and scripts that write untrusted text with `tex
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from app import lens
+from app.parts import Part
 from app.scripts import script
 
 _HERE = Path(__file__).parent
 STYLE = _HERE / "compare.css"
 
 
-class SideBySide(gr.HTML):
+class SideBySide(Part):
     """Shows `app.side_by_side.view`; None is an empty one."""
 
     def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):
@@ -28,7 +27,7 @@ class SideBySide(gr.HTML):
         )
 
 
-class SameText(gr.HTML):
+class SameText(Part):
     """Shows `app.same_text.view`; None is an empty one."""
 
     def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):

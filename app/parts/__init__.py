@@ -5,13 +5,22 @@ from typing import Any
 
 import gradio as gr
 
+from app import owners, policy
 from app.scripts import script
 
 _HERE = Path(__file__).parent
 STYLE = _HERE / "parts.css"
 
 
-class StatusLine(gr.HTML):
+class Part(gr.HTML):
+    """Where strangers share the server, names in it are shown without whose they are."""
+
+    def postprocess(self, value: Any) -> Any:
+        shared = policy.mode() is policy.Mode.PUBLIC
+        return super().postprocess(owners.shown_in(value) if shared else value)
+
+
+class StatusLine(Part):
     """A line: {"text": str, "fraction": 0..1 or None, "tone": "idle", "busy", "good" or "bad"}, or a text."""
 
     def __init__(self, value: dict[str, Any] | str = "", **kwargs: Any):
@@ -24,7 +33,7 @@ class StatusLine(gr.HTML):
         )
 
 
-class ChunkPreview(gr.HTML):
+class ChunkPreview(Part):
     """Documents with the borders of their chunks drawn into the text; see `corpus.preview` for the value."""
 
     def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):
@@ -37,7 +46,7 @@ class ChunkPreview(gr.HTML):
         )
 
 
-class Findings(gr.HTML):
+class Findings(Part):
     """What a search found, each in its place: see `corpus_search.search` for the value."""
 
     def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):
@@ -50,7 +59,7 @@ class Findings(gr.HTML):
         )
 
 
-class Legend(gr.HTML):
+class Legend(Part):
     """What colours mean: {"badge": text, "items": [{"colour", "name", "count"}], "notes": [text]}."""
 
     def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):
@@ -63,7 +72,7 @@ class Legend(gr.HTML):
         )
 
 
-class Facts(gr.HTML):
+class Facts(Part):
     """What is known of one thing: {"title", "facts": [[name, text]], "notes": [text], "commands": [text]}."""
 
     def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app import same_text, services, settings, side_by_side, text, work
+from app import owners, policy, same_text, services, settings, side_by_side, text, work
 from app.compare import SameText, SideBySide
 from app.errors import shows_errors
 from app.live import LiveText
 from app.parts import StatusLine
+from app.policy import Action, Visitor, permit
 from app.tabs import more_models
 from app.tabs.explore import check_prompt
 from indexing import paths
@@ -197,8 +198,8 @@ def _build_reading() -> list[gr.components.Component]:
 # ------------------------------------------------------------------------------------------- controls
 
 
-def _names() -> list[str]:
-    return [info.name for info in services.datastores()]
+def _names(who: Visitor | None = None) -> list[str]:
+    return [info.name for info in services.datastores(who)]
 
 
 def _editions() -> tuple[str, str]:
@@ -209,9 +210,9 @@ def _editions() -> tuple[str, str]:
     return services.default_datastore() or OFF, OFF
 
 
-def _store_choices(others: Sequence[str]) -> list[tuple[str, str]]:
+def _store_choices(others: Sequence[str], who: Visitor | None = None) -> list[tuple[str, str]]:
     labels = {OFF: "no retrieval", NONE: "– none –"}
-    return [*((name, name) for name in _names()), *((labels[other], other) for other in others)]
+    return [*services.datastore_choices(who), *((labels[other], other) for other in others)]
 
 
 def _store(label: str, elem_id: str, value: str, others: Sequence[str]) -> gr.Dropdown:
@@ -260,24 +261,26 @@ def refresh(
     other_model: str,
     store: str,
     other_store: str,
+    request: gr.Request | None = None,
 ) -> list[dict[str, Any]]:
     """On every page view: what was made since the start. What is chosen is sent back only if it is gone."""
+    who = policy.visitor(request)
 
     def update(choices: list[tuple[str, str]], value: str, default: str) -> dict[str, Any]:
         if value in [name for _, name in choices]:
             return gr.update(choices=choices)
         return gr.update(choices=choices, value=default)
 
-    models, off = _model_choices(False), _store_choices([OFF])
+    models, off = _model_choices(False), _store_choices([OFF], who)
     return [
         update(models, model, paths.DEMO_MODEL),
         update(off, first, OFF),
         update(off, second, OFF),
-        update(_store_choices([OFF, NONE]), third, NONE),
+        update(_store_choices([OFF, NONE], who), third, NONE),
         update(models, read_model, paths.DEMO_MODEL),
         update(_model_choices(True), other_model, NONE),
         update(off, store, OFF),
-        update(_store_choices([NONE]), other_store, NONE),
+        update(_store_choices([NONE], who), other_store, NONE),
     ]
 
 
@@ -301,19 +304,21 @@ def run(
     request: gr.Request | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Yield (view, progress) while the texts are written, a token of each in turn."""
+    who = permit(Action.COMPARE, request)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_neighbours=num_neighbours,
         temperature=float(temperature) if isinstance(temperature, int) else temperature,
         seed=seed,
     )
-    sources = columns([(first, first_form), (second, second_form), (third, third_form)])
+    who.expect_tokens(config.max_new_tokens)
+    sources = columns([(first, first_form), (second, second_form), (third, third_form)], who)
     info = services.model_info(model_name)
     check_prompt(prompt, model_name)
     session = _session(request)
     yield gr.skip(), _loading([info], any(name for name, _ in sources))
     model = services.model(model_name)
-    stores = [services.datastore(name, model) if name else None for name, _ in sources]
+    stores = [services.datastore(name, model, who) if name else None for name, _ in sources]
     lookups = [
         None if store is None else open_lookup(form, store)
         for store, (_, form) in zip(stores, sources, strict=True)
@@ -351,7 +356,9 @@ def run(
         services.forget_stop(session)
 
 
-def columns(chosen: Sequence[tuple[str | None, str | None]]) -> list[tuple[str, str]]:
+def columns(
+    chosen: Sequence[tuple[str | None, str | None]], who: Visitor | None = None
+) -> list[tuple[str, str]]:
     """(datastore, how it is looked into) of each text, the datastore empty for Retro[Off].
 
     Raises InputError for what is no choice of the page, and for two that are the same."""
@@ -359,9 +366,9 @@ def columns(chosen: Sequence[tuple[str | None, str | None]]) -> list[tuple[str, 
     for name, form in chosen:
         if name == NONE:
             continue
-        source = ("", "") if name == OFF else (_known_store(name), _known_form(form))
+        source = ("", "") if name == OFF else (_known_store(name, who), _known_form(form))
         if source in found:
-            what = f"{source[0]} {text.LOOKED_INTO[source[1]]}" if source[0] else "nothing"
+            what = f"{owners.shown(source[0])} {text.LOOKED_INTO[source[1]]}" if source[0] else "nothing"
             raise InputError(
                 f"Two of the texts would read the same, {what}: choose another datastore, or look into it in "
                 "another way."
@@ -372,8 +379,8 @@ def columns(chosen: Sequence[tuple[str | None, str | None]]) -> list[tuple[str, 
     return found
 
 
-def _known_store(name: Any) -> str:
-    if not isinstance(name, str) or name not in _names():
+def _known_store(name: Any, who: Visitor | None) -> str:
+    if not isinstance(name, str) or name not in _names(who):
         raise InputError(f"There is no datastore {str(name)[:80]!r} here. Choose one of the list.")
     return name
 
@@ -436,10 +443,11 @@ def read(
     request: gr.Request | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Yield (view, progress), a setting at a time."""
+    who = permit(Action.COMPARE, request)
     config = GenerationConfig(num_neighbours=num_neighbours)
     names = [model_name, *([] if other_model in (NONE, model_name) else [other_model])]
     infos = [services.model_info(name) for name in names]
-    store_names = [_known_store(name) for name in (store_name, other_store) if name not in (OFF, NONE)]
+    store_names = [_known_store(name, who) for name in (store_name, other_store) if name not in (OFF, NONE)]
     store_names = list(dict.fromkeys(store_names))
     wanted = chosen_forms(forms, bool(store_names))
     check_text(beginning, scored, names)
@@ -451,7 +459,7 @@ def read(
     models = [services.model(name) for name in names]
     from retro_core.comparison import read_side_by_side
 
-    ways, sources = _ways(models, store_names, wanted, edit)
+    ways, sources = _ways(models, store_names, wanted, edit, who)
     run_id, found, started = services.new_id(), [], time.monotonic()
     try:
         for told in _prepared([way.retriever for way in ways], session):
@@ -514,7 +522,11 @@ def check_text(beginning: Any, scored: Any, model_names: Sequence[str]) -> None:
 
 
 def _ways(
-    models: Sequence["LoadedModel"], store_names: Sequence[str], forms: Sequence[str], edit: str
+    models: Sequence["LoadedModel"],
+    store_names: Sequence[str],
+    forms: Sequence[str],
+    edit: str,
+    who: Visitor,
 ) -> tuple[list[Any], list[Reader | None]]:
     """(settings, where the neighbours of each come from)"""
     from retro_core.comparison import Setting
@@ -522,7 +534,7 @@ def _ways(
     ways, sources = [], []
     for model in models:
         prefix = f"{model.name}: " if len(models) > 1 else ""
-        stores = [services.datastore(name, model) for name in store_names]
+        stores = [services.datastore(name, model, who) for name in store_names]
         for form in forms:
             if form == OFF_FORM:
                 ways.append(Setting(f"{prefix}no retrieval", model, None))
@@ -533,7 +545,7 @@ def _ways(
                 sources.append(None)
             else:
                 for name, store in zip(store_names, stores, strict=True):
-                    words = (f"{name}, " if len(stores) > 1 else "") + text.LOOKED_INTO[form]
+                    words = (f"{owners.shown(name)}, " if len(stores) > 1 else "") + text.LOOKED_INTO[form]
                     ways.append(Setting(prefix + words, model, open_lookup(form, store)))
                     sources.append(store)
     return ways, sources

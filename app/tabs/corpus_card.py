@@ -6,9 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from app import services, settings, text
+from app import owners, policy, services, settings, text
 from app.errors import sentence, shows_errors
 from app.parts import Facts, StatusLine
+from app.policy import Action, Visitor, permit
 from app.tabs import corpus_make
 from app.tabs import corpus_upkeep as upkeep
 from app.tabs.corpus_index import index_in_words, recall, size
@@ -57,7 +58,7 @@ def build_listing() -> gr.Dataframe:
 def build_choice() -> Choice:
     with gr.Row(elem_classes="step-row"):
         chosen = gr.Dropdown(
-            choices=[info.name for info in services.datastores()],
+            choices=services.datastore_choices(),
             value=services.default_datastore(),
             label="Datastore",
             elem_id="chosen",
@@ -183,36 +184,39 @@ def attach(card: Card, page: gr.Blocks) -> None:
 
 
 @shows_errors
-def show(name: str | None) -> tuple[Any, ...]:
+def show(name: str | None, request: gr.Request | None = None) -> tuple[Any, ...]:
     """Everything about the chosen datastore, in the order of `Card.shown`."""
+    who = policy.visitor(request)
     try:
-        facts = overview(upkeep.expect(name))
+        facts = overview(upkeep.expect(name, who))
     except RetroError as error:  # its description itself cannot be read, or it was removed meanwhile
         gone, hidden = {"title": name or "", "notes": [sentence(error)]}, gr.update(visible=False)
         nothing = gr.Button(interactive=False)
-        return gone, hidden, hidden, *_nothing_listed(), *(nothing,) * 5, gr.skip(), list_rows()
+        return gone, hidden, hidden, *_nothing_listed(), *(nothing,) * 5, gr.skip(), list_rows(request)
     wrong = ""
     try:
-        page = listed_documents(services.snapshot(name), "", 0)
+        page = listed_documents(services.snapshot(name, who), "", 0)
     except DatastoreError as error:
         wrong, page = sentence(error), _nothing_listed()
-    own = gr.Button(interactive=not facts.bundled)
-    usable = gr.Button(interactive=not facts.bundled and not wrong)
+    changeable = not facts.bundled and who.may_change(name)
+    own = gr.Button(interactive=changeable)
+    usable = gr.Button(interactive=changeable and not wrong)
     return (
-        described(facts, wrong),
-        gr.Button(visible=bool(wrong) and not facts.bundled),
+        described(facts, wrong, who),
+        gr.Button(visible=bool(wrong) and changeable),
         gr.Row(visible=False),
         *page,
         *(usable,) * 3,
         own,
         own,
-        f"my-{name}"[:64],
-        list_rows(),
+        f"my-{owners.shown(name)}"[: 64 - owners.MARK_LENGTH],
+        list_rows(request),
     )
 
 
-def described(facts: Overview, wrong: str = "") -> dict[str, Any]:
+def described(facts: Overview, wrong: str = "", who: Visitor | None = None) -> dict[str, Any]:
     """The value of `Facts`."""
+    who = who or policy.visitor()
     index = index_in_words(facts.advice)
     found = recall(facts.advice)
     if facts.measured is not None:
@@ -224,6 +228,11 @@ def described(facts: Overview, wrong: str = "") -> dict[str, Any]:
     notes = [wrong] if wrong else []
     if facts.bundled:
         notes.append(text.BUNDLED)
+    elif owners.mark_of(facts.name):
+        kept = policy.in_minutes(policy.keep_minutes(facts.name))
+        notes.append(text.PRIVATE.format(kept=kept))
+    elif not who.may_change(facts.name):
+        notes.append(text.EVERYBODYS)
     return {
         "title": facts.name,
         "facts": [
@@ -273,34 +282,38 @@ def turn(step: int | None) -> Callable[..., Any]:
     """The handler that goes `step` documents on, or (None) to the first page."""
 
     @shows_errors
-    def handler(name: str | None, words: str | None, first: int) -> tuple[Any, ...]:
+    def handler(
+        name: str | None, words: str | None, first: int, request: gr.Request | None = None
+    ) -> tuple[Any, ...]:
         if not name:
             return _nothing_listed()
         first = 0 if step is None or not isinstance(first, int) else first + step
-        return listed_documents(services.snapshot(name), (words or "")[:200], first)
+        who = permit(Action.LOOK_UP, request)
+        return listed_documents(services.snapshot(name, who), (words or "")[:200], first)
 
     return handler
 
 
-def list_rows() -> list[list[str]]:
+def list_rows(request: gr.Request | None = None) -> list[list[str]]:
     """Rows of the table of datastores."""
     return [
         [
-            info.name,
+            owners.shown(info.name),
             f"{info.num_chunks:,}",
             f"{info.num_documents:,}",
             "bundled" if info.bundled else _time(info.created),
         ]
-        for info in services.datastores()
+        for info in services.datastores(policy.visitor(request))
     ]
 
 
 @shows_errors
-def choose_row(chosen: gr.SelectData) -> Any:
+def choose_row(chosen: gr.SelectData, request: gr.Request | None = None) -> Any:
     row = chosen.row_value
-    name = row[0] if isinstance(row, list) and row else None
-    names = [info.name for info in services.datastores()]
-    return gr.Dropdown(choices=names, value=name) if name in names else gr.skip()
+    choices = services.datastore_choices(policy.visitor(request))
+    named = {shown: name for shown, name in choices}
+    name = named.get(row[0]) if isinstance(row, list) and row and isinstance(row[0], str) else None
+    return gr.Dropdown(choices=choices, value=name) if name else gr.skip()
 
 
 def _time(created: str) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from app import services, settings, tasks, text
+from app import policy, services, settings, tasks, text
 from app.errors import shows_errors
 from app.parts import ChunkPreview, Facts, StatusLine
+from app.policy import Action, Rule, Visitor, permit
 from app.tabs.corpus_index import advised, duration, index_settings, other_sizes, paces
 from app.tabs.corpus_text import documents_of, preview, suggestion
 from indexing import paths
@@ -228,6 +229,7 @@ def preview_texts(
     factory: str = "",
     ram_mb: float | None = 0,
     deletes: bool = True,
+    request: gr.Request | None = None,
 ) -> tuple[Any, ...]:
     """(value of the preview, the box of the name, a suggested name, progress line, facts about the index).
 
@@ -235,8 +237,10 @@ def preview_texts(
     """
     if not (pasted and pasted.strip()) and not files and not samples:
         return None, gr.Textbox(placeholder=_NAME), _NAME, "", advised(0)
+    who = permit(Action.PREVIEW, request)
     report = Report()
-    documents = list(noting_repeats(documents_of(pasted, files, samples, report), report))
+    given = documents_of(pasted, files, samples, report, who.rule)
+    documents = list(noting_repeats(given, report))
     suggested = suggestion(documents[0].title)
     value = {**preview(documents), "notes": report.sentences(settings.NOTES_SHOWN)}
     told = {"text": f"{value['summary']}.".replace("..", "."), "tone": "good"}
@@ -272,19 +276,33 @@ def index(
     factory: str = "",
     ram_mb: float | None = 0,
     deletes: bool = True,
+    request: gr.Request | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """Begin to build, then yield (task, done, progress, button to build, button to cancel) until it has ended.
     When the page goes away the building goes on; see `reattach`.
 
     suggested  the name where none was typed
     """
-    name = (name or "").strip() or suggested
-    paths.check_name(name)
-    if not replace:
-        check_free(name)
+    who = permit(Action.MAKE_DATASTORE, request)
+    name = new_name((name or "").strip() or suggested, who, bool(replace))
     asked = index_settings(factory, ram_mb, deletes)
-    task = tasks.start("build", name, lambda: _building(pasted, files, samples, name, bool(replace), asked))
-    yield from _watched(task)
+
+    def work() -> Generator[dict[str, Any], None, str]:
+        return _building(pasted, files, samples, name, bool(replace), asked, who.rule)
+
+    yield from _watched(tasks.start("build", name, work, who))
+
+
+def new_name(name: str, who: Visitor, replace: bool = False) -> str:
+    """What a new datastore is called on the disk, if this visitor may have one more. Raises InputError (the
+    name, or there are too many), DatastoreError (it is taken)."""
+    own = who.names(paths.check_name(name))
+    if own != name:
+        check_free(name)  # everybody's of this name would look the same
+    if not (replace and paths.datastore_dir(own).exists()):
+        check_free(own)
+        services.expect_room(who)
+    return own
 
 
 def _building(
@@ -294,11 +312,12 @@ def _building(
     name: str,
     replace: bool,
     asked: IndexSettings,
+    rule: Rule,
 ) -> Generator[dict[str, Any], None, str]:
     report = Report()
     yield {"text": "Reading documents…", "tone": "busy"}
     documents = []
-    for document in documents_of(pasted, files, samples, report):
+    for document in documents_of(pasted, files, samples, report, rule):
         documents.append(document)
         yield {"text": f"Reading documents: {len(documents):,}", "tone": "busy"}
     yield from loading_embedder()
@@ -360,11 +379,11 @@ def progress_of(event: BuildEvent, recent: Sequence[tuple[float, int]]) -> dict[
 
 
 @shows_errors
-def import_file(path: str, name: str | None) -> Iterator[tuple[Any, ...]]:
+def import_file(path: str, name: str | None, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
     """Yield (task, done, progress, button to import) until a bundle has become a datastore."""
+    who = permit(Action.IMPORT_DATASTORE, request)
     name = (name or "").strip() or suggestion(Path(path).name.removesuffix(SUFFIX).removesuffix(".zip"))
-    paths.check_name(name)
-    check_free(name)
+    name = new_name(name, who)
 
     def work() -> Generator[dict[str, Any], None, str]:
         told = ""
@@ -375,7 +394,7 @@ def import_file(path: str, name: str | None) -> Iterator[tuple[Any, ...]]:
         yield {"text": told, "tone": "good"}
         return name
 
-    for shown in _watched(tasks.start("import", name, work)):
+    for shown in _watched(tasks.start("import", name, work, who)):
         yield shown[:4]
 
 
@@ -391,10 +410,11 @@ def _watched(task: tasks.Task) -> Iterator[tuple[Any, ...]]:
 
 
 @shows_errors
-def reattach(known: dict[str, Any] | None) -> Iterator[tuple[Any, ...]]:
+def reattach(known: dict[str, Any] | None, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
     """(as `index`, and the step): what was begun before the page was loaded anew."""
-    found = tasks.remembered(known)
-    if found is None:
+    who = policy.visitor(request)
+    found = tasks.remembered(known, who)
+    if found is None or not who.may_see(found[0]):
         yield None, None, *(gr.skip(),) * 4
         return
     name, task = found
@@ -425,14 +445,14 @@ def lost(name: str) -> str:
 
 
 @shows_errors
-def cancel(known: dict[str, Any] | None) -> dict[str, Any]:
-    tasks.cancel(known.get("task") if isinstance(known, dict) else None)
+def cancel(known: dict[str, Any] | None, request: gr.Request | None = None) -> dict[str, Any]:
+    tasks.cancel(known.get("task") if isinstance(known, dict) else None, policy.visitor(request))
     return {"text": "Cancelling…", "tone": "busy"}
 
 
-def look_at(done: dict[str, Any] | None) -> tuple[Any, Any, Any]:
+def look_at(done: dict[str, Any] | None, request: gr.Request | None = None) -> tuple[Any, Any, Any]:
     """(the part of the tab, the choice of datastore, its line), once a datastore has come."""
-    names = [info.name for info in services.datastores()]
-    if done is None or done["name"] not in names:
+    choices = services.datastore_choices(policy.visitor(request))
+    if done is None or done["name"] not in [name for _, name in choices]:
         return gr.skip(), gr.skip(), gr.skip()
-    return gr.Tabs(selected="look"), gr.Dropdown(choices=names, value=done["name"]), done["line"]
+    return gr.Tabs(selected="look"), gr.Dropdown(choices=choices, value=done["name"]), done["line"]

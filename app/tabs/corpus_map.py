@@ -9,9 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from app import services, settings, text
+from app import policy, services, settings, text
 from app.errors import shows_errors
 from app.parts import Legend
+from app.policy import Action, permit
 from indexing import map as maps
 from indexing.datastore import Datastore
 from indexing.errors import InputError
@@ -59,23 +60,26 @@ def build() -> Drawn:
 
 
 @shows_errors
-def show(name: str | None, method: str) -> tuple[Any, Any, Any]:
+def show(name: str | None, method: str, request: gr.Request | None = None) -> tuple[Any, Any, Any]:
     """(how it is coloured, and as `draw`): the map without a query, in colours that tell something apart."""
     colour = "document"
     if name:
-        datastore = services.snapshot(name)
+        datastore = services.snapshot(name, policy.visitor(request))
         drawn = _map(datastore, method)
         counts = {by: len(set(_names(datastore, drawn, by))) for by in _BY}
         # The first that tells some groups apart, and no more than there are colours; else one that tells any.
         colour = next((by for by in _BY if 1 < counts[by] <= _MOST_COLOURS), colour)
         if counts[colour] > _MOST_COLOURS and counts["source"] > 1:
             colour = "source"
-    return colour, *draw(name, "", colour, method)
+    return colour, *draw(name, "", colour, method, request)
 
 
 @shows_errors
-def draw(name: str | None, query: str | None, colour: str, method: str) -> tuple[Any, Any]:
+def draw(
+    name: str | None, query: str | None, colour: str, method: str, request: gr.Request | None = None
+) -> tuple[Any, Any]:
     """(figure, value of `Legend`)."""
+    who = permit(Action.LOOK_UP, request)
     if not name:
         return None, {"notes": ["There is no datastore to draw yet."]}
     if colour not in _BY:
@@ -83,7 +87,7 @@ def draw(name: str | None, query: str | None, colour: str, method: str) -> tuple
     if len(query or "") > settings.MAX_PROMPT_CHARACTERS:
         raise InputError(f"Up to {settings.MAX_PROMPT_CHARACTERS:,} characters can be looked up.")
     asking = bool((query or "").strip())
-    datastore = services.datastore(name) if asking else services.snapshot(name)
+    datastore = services.datastore(name, who=who) if asking else services.snapshot(name, who)
     drawn = _map(datastore, method)
     asked = maps.ask(datastore, drawn, query, settings.SEARCH_RESULTS) if asking else None
     groups, items = grouped(datastore, drawn, colour)

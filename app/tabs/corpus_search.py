@@ -9,6 +9,7 @@ import gradio as gr
 from app import services, settings, text
 from app.errors import shows_errors
 from app.parts import Findings
+from app.policy import Action, permit
 from indexing.datastore import Datastore
 from indexing.errors import InputError
 from indexing.retrievers import DEFAULT_RETRIEVER, Found
@@ -44,8 +45,14 @@ def build() -> Asked:
 
 
 @shows_errors
-def search(query: str, name: str | None, retriever: str = DEFAULT_RETRIEVER) -> Iterator[dict[str, Any]]:
+def search(
+    query: str,
+    name: str | None,
+    retriever: str = DEFAULT_RETRIEVER,
+    request: gr.Request | None = None,
+) -> Iterator[dict[str, Any]]:
     """Yield values of `Findings`: what is being made ready, then what was found."""
+    who = permit(Action.LOOK_UP, request)
     if not name:
         raise InputError("There is no datastore to search. Make one first.")
     if retriever not in text.LOOKED_INTO:
@@ -58,7 +65,7 @@ def search(query: str, name: str | None, retriever: str = DEFAULT_RETRIEVER) -> 
         )
     if retriever not in ("bm25", "random") and not services.embedder_is_loaded():
         yield {"busy": text.LOADING_EMBEDDER}
-    lookup = services.lookup(name, retriever)
+    lookup = services.lookup(name, retriever, who=who)
     for event in lookup.prepare():
         yield {"busy": f"Indexing words: {event.done:,} of {event.total:,} chunks"}
     hits = lookup.search(query, settings.SEARCH_RESULTS)
@@ -66,12 +73,14 @@ def search(query: str, name: str | None, retriever: str = DEFAULT_RETRIEVER) -> 
 
 
 @shows_errors
-def search_if_asked(query: str, name: str | None, retriever: str) -> Iterator[Any]:
+def search_if_asked(
+    query: str, name: str | None, retriever: str, request: gr.Request | None = None
+) -> Iterator[Any]:
     """As `search`, once there is something to search for."""
     if not (query or "").strip():
         yield gr.skip()
         return
-    yield from search(query, name, retriever)
+    yield from search(query, name, retriever, request)
 
 
 def forget() -> None:

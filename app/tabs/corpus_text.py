@@ -2,12 +2,13 @@
 when they are cut into chunks."""
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from app import services, settings, text
+from app.policy import FREE, Rule
 from indexing import paths
 from indexing.chunking import CHUNK_SIZE
 from indexing.chunks import tokenize
@@ -18,13 +19,26 @@ from retro_core.config import GenerationConfig, bounds
 
 
 def documents_of(
-    pasted: str | None, files: list[str] | None, samples: list[str] | None, report: Report
+    pasted: str | None,
+    files: list[str] | None,
+    samples: list[str] | None,
+    report: Report,
+    rule: Rule = FREE,
+    there: int = 0,
 ) -> Iterator[Document]:
-    """What was pasted, uploaded, and taken of what is bundled. Raises CorpusError if there is none of it, or
-    too much."""
+    """What was pasted, uploaded, and taken of what is bundled.
+
+    rule  how much of it a visitor may bring · there: characters that are there already
+
+    Raises CorpusError if there is none of it, or too much; InputError for files that strangers may not bring.
+    """
     if not (pasted and pasted.strip()) and not files and not samples:
         raise CorpusError("There is no text yet. Paste some, choose files, or take some of the Factbook.")
-    total = 0
+    expect_files(files or (), rule)
+    most, total = (
+        min(settings.MAX_CORPUS_CHARACTERS, rule.characters or settings.MAX_CORPUS_CHARACTERS),
+        there,
+    )
     names = [Path(file).name for file in files or ()]
     sources: list[Iterable[Document]] = [
         [read_text(pasted, title=_title(pasted))] if pasted and pasted.strip() else [],
@@ -34,13 +48,30 @@ def documents_of(
     for source in sources:
         for document in source:
             total += document.characters
-            if total > settings.MAX_CORPUS_CHARACTERS:
+            if total > most:
                 raise CorpusError(
-                    f"The corpus has more than {settings.MAX_CORPUS_CHARACTERS:,} characters, the most that "
-                    "is indexed here. Leave some out, or use the command line: "
+                    f"The corpus has more than {most:,} characters, the most that is indexed here. Leave "
+                    "some out, or use the command line: "
                     "python -m indexing build NAME FILE…"
                 )
             yield document
+
+
+def expect_files(files: Sequence[str], rule: Rule) -> None:
+    """Raises InputError for more or larger files than `rule` allows; where there is a limit, for archives."""
+    if rule.files and len(files) > rule.files:
+        raise InputError(
+            f"Up to {rule.files} files are taken here at a time, got {len(files)}. Leave some out."
+        )
+    for file in files if rule.characters else ():
+        if Path(file).suffix.lower() == ".zip":
+            raise InputError(f"{Path(file).name} is an archive; here the files in it are taken one by one.")
+    total = sum(Path(file).stat().st_size for file in files) if rule.characters else 0
+    if total > rule.characters:
+        raise InputError(
+            f"The files have {total / 1e6:,.1f} MB together; up to {rule.characters / 1e6:,.0f} MB are taken "
+            "here. Leave some out."
+        )
 
 
 @lru_cache(maxsize=8)

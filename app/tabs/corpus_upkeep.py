@@ -10,8 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from app import services, settings, tasks, text
+from app import owners, policy, services, settings, tasks, text
 from app.errors import shows_errors
+from app.policy import Action, Visitor, permit
 from app.tabs import corpus_make
 from app.tabs.corpus_index import duration, size
 from app.tabs.corpus_text import documents_of
@@ -20,9 +21,11 @@ from indexing.build import append, repair
 from indexing.bundle import SUFFIX, export
 from indexing.corpus import Document, Report
 from indexing.errors import DatastoreError, InputError
+from indexing.overview import overview
 from indexing.upkeep import UpkeepEvent
 
 _DOING = {"copying": "Copying chunks", "checking": "Checking every value"}
+_CHARACTERS_A_TOKEN = 4  # about, to tell how large a datastore is without reading it
 
 
 @shows_errors
@@ -36,12 +39,15 @@ def ask_to_delete(name: str | None, ids: list[str] | None) -> tuple[Any, Any]:
 
 
 @shows_errors
-def delete(name: str | None, ids: list[str] | None, known: Any) -> tuple[Any, Any]:
+def delete(
+    name: str | None, ids: list[str] | None, known: Any, request: gr.Request | None = None
+) -> tuple[Any, Any]:
     """(the row with the question, progress)."""
-    _expect_free(known)
+    who = permit(Action.CHANGE_DATASTORE, request)
+    _expect_free(known, who)
     if not ids:
         raise InputError("No document is ticked. Tick those that shall leave the datastore.")
-    version = upkeep.delete(expect(name), ids)
+    version = upkeep.delete(expect_own(name, who), ids)
     count = len(ids)
     told = f"Deleted {count} document{'' if count == 1 else 's'}; {name} is at version {version}."
     return gr.Row(visible=False), {"text": told, "tone": "good"}
@@ -49,17 +55,22 @@ def delete(name: str | None, ids: list[str] | None, known: Any) -> tuple[Any, An
 
 @shows_errors
 def add(
-    name: str | None, pasted: str | None, files: list[str] | None, known: Any
+    name: str | None,
+    pasted: str | None,
+    files: list[str] | None,
+    known: Any,
+    request: gr.Request | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """Yield as `_followed`, then the emptied box and files."""
-    name = expect(name)
-    _expect_own(name)
+    who = permit(Action.CHANGE_DATASTORE, request)
+    name = expect_own(name, who)
 
     def work() -> Generator[dict[str, Any], None, None]:
         report = Report()
         yield {"text": "Reading documents…", "tone": "busy"}
         added: list[Document] = []
-        for document in documents_of(pasted, files, None, report):
+        there = overview(name).tokens * _CHARACTERS_A_TOKEN
+        for document in documents_of(pasted, files, None, report, who.rule, there):
             added.append(document)
             yield {"text": f"Reading documents: {len(added):,}", "tone": "busy"}
         yield from corpus_make.loading_embedder()
@@ -67,43 +78,49 @@ def add(
         yield from corpus_make.make_searchable(name, None)
         yield {"text": " ".join([told, *report.sentences(examples=0)]), "tone": "good"}
 
-    for shown, now in _followed(known, "append", name, work):
+    for shown, now in _followed(known, "append", name, work, who):
         done = now.state == tasks.DONE
         yield *shown, "" if done else gr.skip(), None if done else gr.skip()
 
 
 @shows_errors
-def verify(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
-    name = expect(name)
-    for shown, _ in _followed(known, "verify", name, lambda: _lines(upkeep.verify(name))):
+def verify(name: str | None, known: Any, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
+    who = permit(Action.CHANGE_DATASTORE, request)
+    name = expect(name, who)
+    for shown, _ in _followed(known, "verify", name, lambda: _lines(upkeep.verify(name)), who):
         yield shown
 
 
 @shows_errors
-def compact(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
-    name = expect(name)
-    _expect_own(name)
-    for shown, _ in _followed(known, "compact", name, lambda: _lines(upkeep.compact(name))):
+def compact(name: str | None, known: Any, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
+    who = permit(Action.CHANGE_DATASTORE, request)
+    name = expect_own(name, who)
+    for shown, _ in _followed(known, "compact", name, lambda: _lines(upkeep.compact(name)), who):
         yield shown
 
 
 @shows_errors
-def mend(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
-    name = expect(name)
-    _expect_own(name)
+def mend(name: str | None, known: Any, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
+    who = permit(Action.CHANGE_DATASTORE, request)
+    name = expect_own(name, who)
 
     def work() -> Generator[dict[str, Any], None, None]:
         yield from corpus_make.loading_embedder()
         told = yield from corpus_make.followed(repair(name, services.embedder_of(name)))
         yield {"text": told, "tone": "good"}
 
-    for shown, _ in _followed(known, "repair", name, work):
+    for shown, _ in _followed(known, "repair", name, work, who):
         yield shown
 
 
 @shows_errors
-def copy(name: str | None, new_name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
-    name, new_name = expect(name), paths.check_name((new_name or "").strip())
+def copy(
+    name: str | None, new_name: str | None, known: Any, request: gr.Request | None = None
+) -> Iterator[tuple[Any, ...]]:
+    who = permit(Action.MAKE_DATASTORE, request)
+    name = expect(name, who)
+    _expect_small(name, who)
+    new_name = corpus_make.new_name((new_name or "").strip(), who)
 
     def work() -> Generator[dict[str, Any], None, str]:
         yield {"text": f"Copying {name}…", "tone": "busy"}
@@ -111,17 +128,18 @@ def copy(name: str | None, new_name: str | None, known: Any) -> Iterator[tuple[A
         yield {"text": f"Copied {name} to {new_name}, which is yours to change.", "tone": "good"}
         return new_name
 
-    for shown, _ in _followed(known, "copy", name, work):
+    for shown, _ in _followed(known, "copy", name, work, who):
         yield shown
 
 
 @shows_errors
-def pack(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
+def pack(name: str | None, known: Any, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
     """Export: the last event brings the file to be downloaded."""
-    name = expect(name)
+    who = permit(Action.EXPORT_DATASTORE, request)
+    name = expect(name, who)
 
     def work() -> Generator[dict[str, Any], None, Path]:
-        file = _place_for_exports() / f"{name}{SUFFIX}"
+        file = _place_for_exports() / f"{owners.shown(name)}{SUFFIX}"
         try:
             yield from _lines(export(name, file))
         except GeneratorExit:
@@ -129,7 +147,7 @@ def pack(name: str | None, known: Any) -> Iterator[tuple[Any, ...]]:
             raise
         return file
 
-    for shown, _ in _followed(known, "export", name, work):
+    for shown, _ in _followed(known, "export", name, work, who):
         yield shown
 
 
@@ -143,28 +161,33 @@ def _place_for_exports() -> Path:
 
 
 @shows_errors
-def rename(name: str | None, new_name: str | None, known: Any) -> tuple[Any, Any, Any]:
+def rename(
+    name: str | None, new_name: str | None, known: Any, request: gr.Request | None = None
+) -> tuple[Any, Any, Any]:
     """(choice of datastore, progress, name)."""
-    _expect_free(known)
-    name, new_name = expect(name), (new_name or "").strip()
+    who = permit(Action.CHANGE_DATASTORE, request)
+    _expect_free(known, who)
+    name, new_name = expect_own(name, who), who.names(paths.check_name((new_name or "").strip()))
     upkeep.rename(name, new_name)
-    return choices(new_name), {"text": f"{name} is {new_name} now.", "tone": "good"}, ""
+    return choices(new_name, who), {"text": f"{name} is {new_name} now.", "tone": "good"}, ""
 
 
 @shows_errors
-def remove(name: str | None, typed: str | None, known: Any) -> tuple[Any, Any, Any]:
+def remove(
+    name: str | None, typed: str | None, known: Any, request: gr.Request | None = None
+) -> tuple[Any, Any, Any]:
     """(choice of datastore, progress, what was typed)."""
-    _expect_free(known)
-    name = expect(name)
-    _expect_own(name)
-    if (typed or "").strip() != name:
+    who = permit(Action.CHANGE_DATASTORE, request)
+    _expect_free(known, who)
+    name = expect_own(name, who)
+    if (typed or "").strip() != owners.shown(name):
         raise InputError(f"To remove {name!r}, type exactly its name; got {(typed or '').strip()!r}.")
     upkeep.remove(name)
-    return choices(services.default_datastore()), {"text": f"Removed {name}.", "tone": "good"}, ""
+    return choices(services.default_datastore(), who), {"text": f"Removed {name}.", "tone": "good"}, ""
 
 
-def choices(name: str | None) -> gr.Dropdown:
-    return gr.Dropdown(choices=[info.name for info in services.datastores()], value=name)
+def choices(name: str | None, who: Visitor) -> gr.Dropdown:
+    return gr.Dropdown(choices=services.datastore_choices(who), value=name)
 
 
 def _lines(events: Iterator[UpkeepEvent]) -> Iterator[dict[str, Any]]:
@@ -185,15 +208,15 @@ def _lines(events: Iterator[UpkeepEvent]) -> Iterator[dict[str, Any]]:
 
 
 def _followed(
-    known: Any, kind: str, name: str, work: tasks.Work
+    known: Any, kind: str, name: str, work: tasks.Work, who: Visitor
 ) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
     """Begin a task, then yield ((what the browser remembers, progress, button to cancel, download, choice of
     datastore), the task) until it has ended."""
-    _expect_free(known)
-    yield from _watched(tasks.start(kind, name, work))
+    _expect_free(known, who)
+    yield from _watched(tasks.start(kind, name, work, who), who)
 
 
-def _watched(task: tasks.Task) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
+def _watched(task: tasks.Task, who: Visitor) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
     for now in tasks.watch(task):
         known = {"task": task.id, "name": task.subject, "kind": task.kind} if now.active else None
         download = gr.DownloadButton(visible=False)
@@ -202,7 +225,7 @@ def _watched(task: tasks.Task) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
             label = f"Download {task.result.name} ({size(task.result.stat().st_size)})"
             download = gr.DownloadButton(label=label, value=str(task.result), visible=True)
         if now.state == tasks.DONE and task.kind == "copy":
-            choice = choices(task.result)
+            choice = choices(task.result, who)
         button = gr.Button(visible=now.active, interactive=now.active)
         yield (known, now.line, button, download, choice), now
         if now.state == tasks.FAILED:
@@ -210,36 +233,50 @@ def _watched(task: tasks.Task) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
 
 
 @shows_errors
-def reattach(known: dict[str, Any] | None) -> Iterator[tuple[Any, ...]]:
+def reattach(known: dict[str, Any] | None, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
     """What was begun before the page was loaded anew."""
-    found = tasks.remembered(known)
-    if found is None:
+    who = policy.visitor(request)
+    found = tasks.remembered(known, who)
+    if found is None or not who.may_see(found[0]):
         yield None, *(gr.skip(),) * 4
         return
     name, task = found
     if task is None:
         yield None, {"text": corpus_make.lost(name), "tone": "bad"}, *(gr.skip(),) * 3
         return
-    for shown, _ in _watched(task):
+    for shown, _ in _watched(task, who):
         yield shown
 
 
-def _expect_own(name: str) -> None:
-    """What ships with the program is refused before it waits in line."""
+def expect_own(name: str | None, who: Visitor) -> str:
+    """What ships with the program, or is not this visitor's, is refused before it waits in line."""
+    name = services.changeable(expect(name, who), who)
     if paths.is_bundled(paths.datastore_dir(name)):
         raise DatastoreError(f"{name} ships with the program and is not changed. {text.COPY_IT}")
+    return name
 
 
-def _expect_free(known: Any) -> None:
+def _expect_small(name: str, who: Visitor) -> None:
+    """Raises InputError if a visitor could not have made a datastore of this size."""
+    most, there = who.rule.characters, overview(name).tokens * _CHARACTERS_A_TOKEN
+    if most and there > most:
+        raise InputError(
+            f"{name} has about {there:,} characters; a datastore of a visitor has up to {most:,}. Paste or "
+            "upload the part you want as a datastore of your own."
+        )
+
+
+def _expect_free(known: Any, who: Visitor) -> None:
     """One thing at a time on a page."""
-    task = tasks.find(known.get("task")) if isinstance(known, dict) else None
+    task = tasks.find(known.get("task"), who) if isinstance(known, dict) else None
     if task is not None and task.active:
         raise InputError(
             f"Work on {task.subject!r} is still going on. Wait until it has finished, or cancel it."
         )
 
 
-def expect(name: str | None) -> str:
+def expect(name: str | None, who: Visitor) -> str:
+    """The name of a datastore that this visitor may read. Raises what `services.open_to` does."""
     if not name:
         raise InputError(text.NO_DATASTORE)
-    return paths.check_name(name)
+    return services.open_to(name, who)

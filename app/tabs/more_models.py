@@ -6,9 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from app import services, settings, text, work
+from app import policy, services, text, work
 from app.errors import shows_errors
 from app.parts import Facts, StatusLine
+from app.policy import Action, permit
 from indexing import paths
 from indexing.errors import InputError
 from retro_core.bases import BaseInfo, Converting, Fetched, FetchEvent, Fetching, fetch
@@ -88,12 +89,13 @@ def _base(name: str | None) -> BaseInfo:
 
 
 @shows_errors
-def show_base(name: str | None) -> tuple[Any, Any, Any, Any]:
+def show_base(name: str | None, request: gr.Request | None = None) -> tuple[Any, Any, Any, Any]:
     """(facts, row of buttons, the button to fetch, progress): what it is, before anything is fetched."""
     info = _base(name) if name else None
-    can = info is not None and info.state != "here" and settings.may_fetch()
+    refused = policy.refusal(Action.FETCH_MODEL, policy.visitor(request))
+    can = info is not None and info.state != "here" and not refused
     button = gr.Button(_offer(info)) if can else gr.skip()
-    return describe(info), gr.Row(visible=can), button, ""
+    return describe(info, refused), gr.Row(visible=can), button, ""
 
 
 def _offer(info: BaseInfo) -> str:
@@ -101,8 +103,8 @@ def _offer(info: BaseInfo) -> str:
     return f"{what} ({info.licence})"
 
 
-def describe(info: BaseInfo | None) -> dict[str, Any]:
-    """The value of `Facts`."""
+def describe(info: BaseInfo | None, refused: str = "") -> dict[str, Any]:
+    """The value of `Facts`. refused: why it is not fetched here, if it is not"""
     if info is None:
         return {"notes": [text.NO_BASE_CHOSEN]}
     here = info.state == "here"
@@ -121,8 +123,8 @@ def describe(info: BaseInfo | None) -> dict[str, Any]:
     elif here:
         notes.append(text.TO_FIT)
         commands = fitting_commands(info)
-    if not here and not settings.may_fetch():
-        notes.append(text.NO_FETCHING)
+    if not here and refused:
+        notes.append(refused)
     return {"title": info.title, "facts": facts, "notes": notes, "commands": commands}
 
 
@@ -151,8 +153,7 @@ def fetch_base(
     name: str | None, request: gr.Request | None = None
 ) -> Iterator[tuple[Any, Any, Any, Any, Any]]:
     """Yield (progress, facts, row of buttons, choice of base, choice of model)."""
-    if not settings.may_fetch():
-        raise InputError(text.NO_FETCHING)
+    permit(Action.FETCH_MODEL, request)
     info = _base(name)
     session = _session(request)
     unchanged = (gr.skip(),) * 4
