@@ -1,7 +1,7 @@
 """The documented endpoints: what other programs ask of this page. docs/api.md shows each of them in use.
 
 Gradio makes what clients, `?view=api` and MCP tell of an endpoint from its name, its type hints and its
-docstring, which therefore is for people who never see this file.
+docstring, which therefore is for people who never see this file; it joins the lines of "Returns" by commas.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import gradio as gr
 
-from app import policy, services, settings
+from app import policy, services, settings, work
 from app.errors import sentence, tells_errors
 from app.live import LiveText
 from app.policy import Action, Visitor
@@ -43,7 +43,8 @@ _CARD = ("rank", "chunk_id", "document_id", "title", "offset", "distance", "clos
 def build() -> None:
     """Add the endpoints to the `gr.Blocks` that is being made: first, or another handler takes a name."""
     for endpoint in (generate, score, explain):
-        gr.api(endpoint, api_name=endpoint.__name__, concurrency_id="model", concurrency_limit=1)
+        # One of them at a time waits for the model in line with the people on the page.
+        gr.api(endpoint, api_name=endpoint.__name__, concurrency_id="programs", concurrency_limit=1)
     gr.api(retrieve, api_name="retrieve", concurrency_limit=2)
     for listing in (datastores, runs):
         gr.api(listing, api_name=listing.__name__, concurrency_limit=2)
@@ -67,9 +68,9 @@ def retrieve(
         retriever: dense (by meaning), bm25 (by words), hybrid-rrf and hybrid-rerank (by both), or random
 
     Returns:
-        a list, nearest first, of rank, document_id, title, source, offset (character of the document),
-        chunk_id, distance (squared L2, 0 to 4; null where unknown), measure and score (of what put them in
-        order), text, continuation
+        a list, nearest first, of rank, document_id, title, source, offset (character of the document)
+        chunk_id, distance (squared L2, 0 to 4; null where unknown), text, continuation
+        measure and score of what put them in order
     """
     who = policy.permit(Action.LOOK_UP, request)
     _check_characters("text", text)
@@ -108,9 +109,9 @@ def generate(
         retriever: what finds the neighbours, as in retrieve; off writes without any
 
     Returns:
-        text (what was written, without the prompt), reason (why it ended: length or end of document; empty
-        before), seconds, tokens (text and logprob of each, in nats), chunks (of each one that was looked up
-        its number, query and neighbours: title, offset, distance, text, continuation)
+        text (what was written, without the prompt), reason (length or end of document; empty before the end)
+        seconds, tokens (text and logprob of each, in nats), chunks (of each one that was looked up: number
+        query, neighbours with title, offset, distance, text, continuation)
     """
     who = policy.permit(Action.GENERATE, request)
     config = _config(
@@ -125,16 +126,18 @@ def generate(
             f"Up to {who.rule.tokens} tokens are written for one text here, got {max_new_tokens}. "
             "Ask for fewer."
         )
-    loaded, lookup = _opened("prompt", prompt, model, datastore, retriever, who)
-    from retro_core.generation import generate as write  # imports torch, which the page must not wait for
+    _check("prompt", prompt, model, datastore, retriever, who)
+    with work.turn("model"):
+        loaded, lookup = _opened(model, datastore, retriever, who)
+        from retro_core.generation import generate as write  # imports torch, which the page must not wait for
 
-    live = LiveText("", loaded, lookup and lookup.datastore, config)
-    said = 0.0
-    with closing(write(loaded.model, loaded.tokenizer, prompt, lookup, config)) as events:
-        for event in events:
-            if live.take(event) or time.monotonic() - said > settings.SECONDS_BETWEEN_DRAWINGS:
-                said = time.monotonic()
-                yield _written(live)
+        live = LiveText("", loaded, lookup and lookup.datastore, config)
+        said = 0.0
+        with closing(write(loaded.model, loaded.tokenizer, prompt, lookup, config)) as events:
+            for event in events:
+                if live.take(event) or time.monotonic() - said > settings.SECONDS_BETWEEN_DRAWINGS:
+                    said = time.monotonic()
+                    yield _written(live)
     yield _written(live)
 
 
@@ -158,7 +161,7 @@ def score(
         retriever: what finds the neighbours, as in retrieve; off reads none
 
     Returns:
-        scored (how many tokens), on and off (nats per token with and without neighbours), tokens (id, text,
+        scored (how many tokens), on and off (nats per token with and without neighbours), tokens (id, text
         lp_on, lp_off), chunks (index, read, gain, overlap, neighbours with share of attention and influence)
     """
     return _scored(text, datastore, model, num_neighbours, retriever, request).scores()
@@ -211,9 +214,9 @@ def runs(request: gr.Request | None = None) -> list[dict[str, Any]]:
     """The training runs of this server and how far they are, the one with the newest sign of life first.
 
     Returns:
-        a list of name, state (running, not answering, finished, stopped, failed), step, steps, started and
-        updated (seconds since 1970), message, loss (of the newest step, nats per token), held_out (step, on,
-        off, random: nats per token with neighbours, without, with random ones; null before they are measured)
+        a list of name, state (running, not answering, finished, stopped, failed), step, steps, message
+        started and updated (seconds since 1970), loss (of the newest step, nats per token)
+        held_out (step; on, off, random: nats per token with neighbours, without, with random ones) or null
     """
     who = policy.visitor(request)
     return [_run(info) for info in training_runs.list_runs() if who.may_see(info.name)]
@@ -235,10 +238,12 @@ def _scored(
 ) -> "Trace":
     who = policy.permit(Action.SCORE, request)
     config = _config(retriever, num_neighbours=num_neighbours)
-    loaded, lookup = _opened("text", text, model, datastore, retriever, who)
-    from retro_core.explain import score as read
+    _check("text", text, model, datastore, retriever, who)
+    with work.turn("model"):
+        loaded, lookup = _opened(model, datastore, retriever, who)
+        from retro_core.explain import score as read
 
-    return read(loaded, text, lookup and lookup.datastore, config, retriever=lookup)
+        return read(loaded, text, lookup and lookup.datastore, config, retriever=lookup)
 
 
 def _config(retriever: str, **changes: Any) -> GenerationConfig:
@@ -246,19 +251,8 @@ def _config(retriever: str, **changes: Any) -> GenerationConfig:
     return GenerationConfig(**changes, retrieval=retriever != OFF)
 
 
-def _opened(
-    what: str, text: str, model: str, datastore: str, retriever: str, who: Visitor
-) -> tuple["LoadedModel", Lookup | None]:
-    """The model, loaded, and what looks things up for it, once all that was said of them is checked."""
-    _check_characters(what, text)
-    _check_choice("model", model, [info.name for info in services.models() if info.state == "here"])
-    if retriever != OFF:
-        _check_datastore(datastore, who)
-    count = len(services.tokenizer(model).encode(text))
-    if count > settings.MAX_PROMPT_TOKENS:
-        raise InputError(
-            f"{what} has {count:,} tokens, and up to {settings.MAX_PROMPT_TOKENS:,} fit. Shorten it."
-        )
+def _opened(model: str, datastore: str, retriever: str, who: Visitor) -> tuple["LoadedModel", Lookup | None]:
+    """The model, loaded, and what looks things up for it."""
     loaded = services.model(model)
     if retriever == OFF:
         return loaded, None
@@ -297,6 +291,19 @@ def _neighbour(card: dict[str, Any]) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------- checking
+
+
+def _check(what: str, text: Any, model: Any, datastore: Any, retriever: str, who: Visitor) -> None:
+    """All that can be known to be wrong before anything is loaded. what: the name of `text`"""
+    _check_characters(what, text)
+    _check_choice("model", model, [info.name for info in services.models() if info.state == "here"])
+    if retriever != OFF:
+        _check_datastore(datastore, who)
+    count = len(services.tokenizer(model).encode(text))
+    if count > settings.MAX_PROMPT_TOKENS:
+        raise InputError(
+            f"{what} has {count:,} tokens, and up to {settings.MAX_PROMPT_TOKENS:,} fit. Shorten it."
+        )
 
 
 def _check_characters(what: str, text: Any) -> None:

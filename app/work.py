@@ -3,6 +3,7 @@
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
@@ -98,3 +99,14 @@ def taking_turns(
                 yield from work(*args, **named)
 
     return in_turn
+
+
+@contextmanager
+def turn(queue: str) -> Iterator[None]:
+    """One's turn in `queue`, for work that nobody watches while it waits."""
+    served = _lines[queue]
+    with served.joined() as ticket:
+        while served.before(ticket, _PATIENCE):
+            pass
+        with served.served():
+            yield
