@@ -17,6 +17,8 @@ from indexing.errors import InputError
 
 
 class Action(StrEnum):
+    CALL = "ask for anything"  # any request that is no mere look at the page
+    UPLOAD = "upload"
     LOOK_UP = "look up"  # what would a text retrieve, a map, a datastore's documents
     PREVIEW = "preview a text"  # as chunks, before a datastore is made of it
     GENERATE = "generate"
@@ -78,6 +80,8 @@ _LARGER = {"characters": 5_000_000, "files": 20, "kept": 10, "keep_minutes": 24 
 
 # In public: what anybody may do, and somebody who signed in. The server's owner may do everything.
 _PUBLIC: dict[Action, tuple[Rule, Rule]] = {
+    Action.CALL: (Rule(a_minute=300, everybody=6000), Rule(a_minute=600, everybody=6000)),
+    Action.UPLOAD: (Rule(a_minute=10, everybody=60), Rule(a_minute=30, everybody=60)),
     Action.LOOK_UP: (Rule(a_minute=60, everybody=600), Rule(a_minute=120, everybody=600)),
     Action.PREVIEW: (
         Rule(a_minute=120, everybody=600, characters=1_000_000, files=5),
@@ -133,6 +137,8 @@ class _Words:
 _RECORDED = "The recorded examples need no model."
 _OWN_COPY = "On a copy of your own, or on your own computer, it works: `python app.py`."
 _WORDS = {
+    Action.CALL: _Words("Asking", "requests", instead=_RECORDED),
+    Action.UPLOAD: _Words("Uploading", "uploads", instead="A text can be pasted meanwhile."),
     Action.LOOK_UP: _Words("Looking things up", "searches", instead=_RECORDED),
     Action.PREVIEW: _Words("Looking at a text's chunks", "previews", instead=_RECORDED),
     Action.GENERATE: _Words("Writing", "texts", instead=_RECORDED),

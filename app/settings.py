@@ -8,7 +8,15 @@ _log = logging.getLogger(__name__)
 
 MAX_PROMPT_TOKENS = 1024
 MAX_PROMPT_CHARACTERS = 100_000  # refused before it is cut into tokens; more than any prompt that fits
-MAX_UPLOAD = "20mb"  # one file
+MAX_UPLOAD, MAX_UPLOAD_OF_STRANGERS = "20mb", "5mb"  # one file
+MAX_UPLOAD_BYTES = 200_000_000  # the files of one request
+MAX_REQUEST_BYTES = (
+    60_000_000  # any other request: the longest text that is indexed, and what JSON makes of it
+)
+ROOM_IN_REQUEST = 200_000  # bytes of a request besides what a visitor brings
+DISK_RESERVE = 1_000_000_000  # bytes that uploads leave free
+CACHE_SWEPT = (600, 3600)  # seconds between two sweeps of files that passed through the page, and their age
+SESSIONS_BOUND = 10_000
 MAX_CORPUS_CHARACTERS = 20_000_000
 MAX_TRACE_BYTES = 40_000_000
 PREVIEW_CHUNKS = 120  # chunks drawn in the preview of a corpus
@@ -31,11 +39,19 @@ MAX_STOPS = 16  # strings that end a text
 def prepare_environment() -> None:
     """What must be set before gradio is imported: nothing of ours is reported anywhere."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["FORWARDED_ALLOW_IPS"] = ""  # `policy.address` tells where a request comes from
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def host() -> str:
-    return os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    """What is listened at: this computer alone, unless the environment says otherwise, or a Space."""
+    return os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if space() else "127.0.0.1")
+
+
+def allowed_hosts() -> tuple[str, ...]:
+    """Names that the server may be asked under, from RETRO_ALLOWED_HOSTS, between commas."""
+    asked = os.environ.get("RETRO_ALLOWED_HOSTS", "").lower()
+    return tuple(name.strip() for name in asked.split(",") if name.strip())
 
 
 def port() -> int:

@@ -5,23 +5,33 @@ from typing import Any
 
 import gradio as gr
 from gradio.themes.utils import colors, fonts
+from starlette.middleware import Middleware
 
 from app import api, lens, parts, policy, services, settings, text
 from app.compare import STYLE as COMPARE_STYLE
 from app.errors import shows_errors
 from app.explore import STYLE as EXPLORE_STYLE
+from app.guard import Guard
 from app.parts import StatusLine
 from app.policy import Visitor
 from app.tabs import compare, corpus, explore, explore_result, explore_return, more_models
 from indexing import paths
 
 _HERE = Path(__file__).parent
+_OWN_FOLDERS = (
+    paths.datastores_dir,
+    paths.models_dir,
+    paths.runs_dir,
+    paths.bases_dir,
+    paths.embedders_dir,
+    paths.training_sets_dir,
+)
 _TO_TOP = "(chosen) => { window.scrollTo({ top: 0 }); return chosen; }"
 
 
 def build_demo() -> gr.Blocks:
     with gr.Blocks(
-        title=text.TITLE, fill_width=True, delete_cache=(3600, 3600), analytics_enabled=False
+        title=text.TITLE, fill_width=True, delete_cache=settings.CACHE_SWEPT, analytics_enabled=False
     ) as demo:
         api.build()
         with gr.Row(elem_id="header"):
@@ -151,7 +161,8 @@ def theme() -> gr.themes.Base:
 
 def launch_options() -> dict[str, Any]:
     """Keyword arguments of `Blocks.launch`. Everything that an environment variable of Gradio's could
-    silently open up is said here."""
+    silently open up is said here. Raises what `policy.mode` does."""
+    public = policy.mode() is policy.Mode.PUBLIC
     return {
         "server_name": settings.host(),
         "server_port": settings.port(),
@@ -159,9 +170,9 @@ def launch_options() -> dict[str, Any]:
         "css_paths": [_HERE / "style.css", lens.STYLE, parts.STYLE, COMPARE_STYLE, EXPLORE_STYLE],
         "share": False,
         "show_error": False,
-        "max_file_size": settings.MAX_UPLOAD,
+        "max_file_size": settings.MAX_UPLOAD_OF_STRANGERS if public else settings.MAX_UPLOAD,
         "allowed_paths": [],
-        "blocked_paths": [str(paths.datastores_dir()), str(paths.models_dir()), str(paths.runs_dir())],
+        "blocked_paths": [str(folder()) for folder in _OWN_FOLDERS],
         "state_session_capacity": 200,
         "enable_monitoring": False,
         "run_history": False,
@@ -170,5 +181,10 @@ def launch_options() -> dict[str, Any]:
         "pwa": False,
         "ssr_mode": False,
         "strict_cors": True,
-        "app_kwargs": {"docs_url": None, "redoc_url": None, "openapi_url": None},
+        "app_kwargs": {
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+            "middleware": [Middleware(Guard)],
+        },
     }
