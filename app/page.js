@@ -1,5 +1,5 @@
 () => {
-  // Runs once when the page is there: Ctrl+Enter, and what a reload must not lose.
+  // Runs once when the page is there: keys, the theme, the tab in the address, details of errors.
   const remember = (name, value) => { try { localStorage.setItem("retro-" + name, value); } catch { /* private mode */ } };
   const recall = (name) => { try { return localStorage.getItem("retro-" + name); } catch { return null; } };
 
@@ -11,22 +11,94 @@
     remember("theme", dark ? "dark" : "light");
   });
 
-  document.addEventListener("keydown", (event) => { // what is in another tab comes and goes
-    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || !event.target.closest("#compare-prompt")) return;
+  // Ctrl+Enter runs what is on the tab, wherever one types in it; what is in a tab comes and goes.
+  const RUNS = { "#compare-prompt": "#compare-run", "#prompt, #settings, #task": "#run" };
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    const [, button] = Object.entries(RUNS).find(([place]) => event.target.closest(place)) || [];
+    if (!button) return;
     event.preventDefault();
-    document.querySelector("#compare-run").click();
+    document.querySelector(button).click();
   });
 
-  const prompt = document.querySelector("#prompt textarea");
-  if (!prompt) return;
-  if (!prompt.value && recall("prompt")) {
-    prompt.value = recall("prompt");
-    prompt.dispatchEvent(new Event("input", { bubbles: true }));
-  }
-  prompt.addEventListener("input", () => remember("prompt", prompt.value.slice(0, 100000)));
-  prompt.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  // Arrow keys move between tabs, and one of a row of tabs is reached by the Tab key.
+  const rowOf = (tab) => [...tab.closest("[role=tablist]").querySelectorAll("[role=tab]:not([aria-disabled=true])")];
+  const isOurs = (target) => target.matches?.("[role=tab]") && target.closest(".tab-wrapper");
+  const rove = () => {
+    for (const tab of document.querySelectorAll(".tab-wrapper [role=tab]")) {
+      tab.tabIndex = tab.getAttribute("aria-selected") === "true" ? 0 : -1;
+    }
+  };
+  document.addEventListener("keydown", (event) => {
+    if (!isOurs(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
+    const row = rowOf(event.target);
+    const at = row.indexOf(event.target);
+    const next = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: row.length - 1 }[event.key];
+    if (next === undefined) return;
     event.preventDefault();
-    document.querySelector("#run").click();
+    const tab = row[(next + row.length) % row.length];
+    tab.focus();
+    tab.click();
   });
+
+  // The address names the tab, so that a reload comes back to it; it never adds to the history. What a link
+  // asked for leaves the address once something else is looked at.
+  const readdress = (change) => {
+    const query = new URLSearchParams(location.search);
+    change(query);
+    const text = query.toString();
+    history.replaceState(history.state, "", location.pathname + (text ? "?" + text : "") + location.hash);
+  };
+  const tabs = document.querySelector("#tabs > .tab-wrapper");
+  const nameTab = () => {
+    rove();
+    const chosen = tabs.querySelector("[role=tab][aria-selected=true]")?.dataset.tabId;
+    if (!chosen || !window.retroIsBack) return;
+    readdress((query) => (chosen === "explore" ? query.delete("tab") : query.set("tab", chosen)));
+  };
+  if (tabs) new MutationObserver(nameTab).observe(tabs, { subtree: true, childList: true, attributeFilter: ["aria-selected"] });
+  rove();
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("#run, #recorded button, #open, .swap-side")) return;
+    readdress((query) => {
+      for (const name of [...query.keys()]) if (name !== "tab" && !name.startsWith("__")) query.delete(name);
+    });
+  });
+
+  // Whoever tells us of an error can say all that we need: the message, its number, when and where.
+  const details = (message) => [message, new Date().toISOString(), location.href.split("?")[0], navigator.userAgent].join("\n");
+  const offer = (toast) => {
+    if (!toast.matches(".error") || toast.querySelector(".copy-details")) return;
+    const holder = toast.querySelector(".toast-messages");
+    if (!holder) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "copy-details";
+    button.textContent = "Copy details";
+    button.addEventListener("click", async (event) => {
+      event.stopPropagation(); // a click elsewhere on it folds the message
+      try {
+        await navigator.clipboard.writeText(details(holder.querySelector("[data-testid=toast-text]")?.textContent || ""));
+        button.textContent = "Copied";
+      } catch { // a page without https may not write there
+        button.textContent = "Not allowed to copy here";
+      }
+    });
+    holder.append(button);
+  };
+  const watchToasts = (wrap) =>
+    new MutationObserver(() => wrap.querySelectorAll("[data-testid=toast-body]").forEach(offer)).observe(wrap, { subtree: true, childList: true });
+  const main = document.querySelector(".gradio-container .main");
+  const wrap = document.querySelector(".toast-wrap");
+  if (wrap) watchToasts(wrap);
+  else if (main) {
+    const waiting = new MutationObserver(() => {
+      const found = main.querySelector(":scope > .toast-wrap");
+      if (!found) return;
+      waiting.disconnect();
+      watchToasts(found);
+      found.querySelectorAll("[data-testid=toast-body]").forEach(offer);
+    });
+    waiting.observe(main, { childList: true });
+  }
 }

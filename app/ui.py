@@ -61,7 +61,7 @@ def build_demo() -> gr.Blocks:
         demo.load(None, js=(_HERE / "page.js").read_text(encoding="utf-8"), api_visibility="private")
         choices = [*read, library.chosen, explorer.base]
         loaded = demo.load(refresh, inputs=choices, outputs=[pill, *choices], **quiet)
-        explore_return.wire(explorer, tabs, explored, lost, share, loaded)
+        explore_return.wire(demo, explorer, tabs, explored, lost, share, loaded)
         demo.load(compare.refresh, inputs=comparison.choices, outputs=comparison.choices, **quiet)
         tick = gr.Timer(3)
         for event in (tick.tick, explorer.chose.then):

@@ -13,6 +13,10 @@ from indexing.errors import TraceError
 # Controls change while the page is made, too: nothing is kept before what was kept has come back.
 _KEEP = """(kept, ...values) =>
   window.retroIsBack ? Object.fromEntries({names}.map((name, i) => [name, values[i]])) : kept"""
+_PROMPT = """(kept, typed) => {
+  const linked = new URLSearchParams(location.search);
+  return typed || (linked.has("prompt") || linked.has("example") ? "" : kept?.prompt || "");
+}"""
 _IS_BACK = "() => { window.retroIsBack = true; }"
 
 
@@ -23,6 +27,7 @@ def remember_settings() -> gr.BrowserState:
 
 
 def wire(
+    page: gr.Blocks,
     explorer: Explore,
     tabs: gr.Tabs,
     settings: gr.BrowserState,
@@ -40,8 +45,12 @@ def wire(
         inputs=[settings, *controls.values()],
         outputs=settings,
         js=_KEEP.replace("{names}", names),
+        trigger_mode="multiple",
         api_visibility="private",
     )
+    # The prompt comes back at once and without the server, or what is typed meanwhile would be overwritten.
+    prompt = controls["prompt"]
+    page.load(None, inputs=[settings, prompt], outputs=prompt, js=_PROMPT, api_visibility="private")
     back = [tabs, result.lens, result.progress, result.shown, lost, *controls.values()]
     loaded.then(come_back, inputs=[settings, result.seen], outputs=back, queue=False, **quiet).then(
         None, js=_IS_BACK, api_visibility="private"
@@ -64,8 +73,11 @@ def wire(
 def come_back(settings: dict | None, seen: dict | None, request: gr.Request | None = None) -> list[Any]:
     """(tabs, lens, progress, shown, what was lost, every control)"""
     who = policy.visitor(request)
-    linked = address.of_query(dict(request.query_params) if request else {})
-    values = linked.values or ({} if linked.example else address.of_memory(settings, who))
+    linked = address.of_query(dict(request.query_params) if request else {}, who)
+    values = linked.values
+    if not values and not linked.example:
+        values = address.of_memory(settings, who)
+        values.pop("prompt", None)  # has come back already
     told, lost, lens, shown = "", "", gr.skip(), gr.skip()
     seen = seen if isinstance(seen, dict) else {}
     trace_id = linked.example
