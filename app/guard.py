@@ -27,7 +27,7 @@ _PATHS = re.compile(
     r"/(?:config/?|favicon\.ico|robots\.txt|manifest\.json|theme\.css|user/?|app_id/?|login_check/?|"
     r"login/?|logout/?|login/huggingface|login/callback|(?:assets|svelte|static)/.*)?|"
     r"/gradio_api/(?:info/?|login_check/?|app_id/?|user/?|startup-events|theme\.css|upload|upload_progress|"
-    r"queue/(?:join|data|status)|component_server/?|cancel|reset/?|heartbeat/[A-Za-z0-9_-]{1,64}|"
+    r"run/predict/?|queue/(?:join|data|status)|component_server/?|cancel|reset/?|heartbeat/[A-Za-z0-9_-]{1,64}|"
     r"call/(?:v2/)?[a-z0-9_]+(?:/[A-Za-z0-9_-]{1,64})?/?|custom_component/.*|"
     r"file=(?!https?:|//).*|mcp(?:/.*)?)"
 )
