@@ -66,6 +66,12 @@ def mark_of(name: object) -> str | None:
     return name[-_SAID:]
 
 
+def find_mark(words: str) -> str | None:
+    """As `mark_of`, of a name with something before or behind it."""
+    found = _MARK.search(words)
+    return found[1] if found else None
+
+
 def shown(words: str) -> str:
     """A name or a sentence with names in it, as people are shown it: without marks."""
     return _MARK.sub("", words)

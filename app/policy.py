@@ -39,9 +39,9 @@ class Mode(StrEnum):
     """LOCAL: one's own computer · SERVER: behind a password, for people who trust each other · PUBLIC: for
     strangers, as a Hugging Face Space is"""
 
-    LOCAL = "local"
-    SERVER = "server"
-    PUBLIC = "public"
+    LOCAL = settings.LOCAL
+    SERVER = settings.SERVER
+    PUBLIC = settings.PUBLIC
 
 
 class Role(StrEnum):
@@ -247,15 +247,7 @@ _NO_COOKIE = (
 
 
 def mode() -> Mode:
-    """By RETRO_MODE; else public on a Space and wherever the network reaches, local on one's own computer."""
-    asked = settings.mode_asked_for()
-    if asked:
-        if asked not in list(Mode):
-            raise InputError(f"Expected RETRO_MODE to be one of {', '.join(Mode)}, got {asked!r}.")
-        return Mode(asked)
-    if settings.space() or not settings.is_loopback():
-        return Mode.PUBLIC
-    return Mode.LOCAL
+    return Mode(settings.mode())
 
 
 def visitor(request: Any = None) -> Visitor:
@@ -286,8 +278,9 @@ def expect_room(who: Visitor, kept: int) -> None:
 
 
 def keep_minutes(name: str) -> int:
-    """After how many minutes without use something of this name is removed; 0 if never."""
-    whose = owners.mark_of(name)
+    """After how many minutes without use something of this name is removed, or what is made under it; 0 if
+    never."""
+    whose = owners.find_mark(name)
     if whose is None:
         return 0
     role = Role.SIGNED_IN if whose.startswith(owners.ACCOUNT) else Role.ANONYMOUS

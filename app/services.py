@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import secrets
+import shutil
 import threading
 import time
 from collections import OrderedDict
@@ -36,7 +37,7 @@ _loading = threading.RLock()
 _models: dict[str, tuple[int, "LoadedModel"]] = {}  # name -> (time of its config, model)
 _tokenizers: dict[tuple[Path, int], Tokenizer] = {}  # (folder, time of its config) -> tokenizer
 _embedders: dict[str, Embedder] = {}
-_datastores: dict[str, Datastore] = {}
+_datastores: dict[str, Datastore] = {}  # last used last
 _lookups: OrderedDict[str, Lookup] = OrderedDict()  # last used last
 _nearness: dict[str, tuple[str, np.ndarray]] = {}  # name -> (identity of the datastore, distances in it)
 _warming: list[threading.Thread] = []
@@ -169,7 +170,9 @@ def open_to(name: str, who: Visitor | None = None) -> str:
 
 
 def expect_room(who: Visitor) -> None:
-    """Raises InputError if this visitor has as many datastores as are kept for one."""
+    """Raises InputError if this visitor has as many datastores as are kept for one, or the disk is full."""
+    if who.rule.kept and shutil.disk_usage(paths.ASSETS).free < settings.DISK_RESERVE:
+        raise InputError("The server's disk is nearly full; no datastore can be made. Try again in an hour.")
     policy.expect_room(who, sum(owners.mark_of(info.name) is not None for info in datastores(who)))
 
 
@@ -191,7 +194,10 @@ def snapshot(name: str, who: Visitor | None = None) -> Datastore:
         folder, known = paths.datastore_dir(name), _datastores.get(name)
         if known is None or known.path != folder:
             known = Datastore.open(name)
+        _datastores.pop(name, None)
         opened = _datastores[name] = known.current()
+        while len(_datastores) > settings.DATASTORES_OPEN:
+            del _datastores[next(iter(_datastores))]
     return opened
 
 

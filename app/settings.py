@@ -3,6 +3,13 @@
 import importlib.util
 import logging
 import os
+import tempfile
+from pathlib import Path
+
+from indexing import paths
+from indexing.errors import InputError
+
+LOCAL, SERVER, PUBLIC = MODES = ("local", "server", "public")
 
 _log = logging.getLogger(__name__)
 
@@ -10,13 +17,16 @@ MAX_PROMPT_TOKENS = 1024
 MAX_PROMPT_CHARACTERS = 100_000  # refused before it is cut into tokens; more than any prompt that fits
 MAX_UPLOAD, MAX_UPLOAD_OF_STRANGERS = "20mb", "5mb"  # one file
 MAX_UPLOAD_BYTES = 200_000_000  # the files of one request
-MAX_REQUEST_BYTES = (
-    60_000_000  # any other request: the longest text that is indexed, and what JSON makes of it
-)
+MAX_REQUEST_BYTES = 60_000_000  # any other request: the longest text that is indexed, as JSON writes it
 ROOM_IN_REQUEST = 200_000  # bytes of a request besides what a visitor brings
 DISK_RESERVE = 1_000_000_000  # bytes that uploads leave free
 CACHE_SWEPT = (600, 3600)  # seconds between two sweeps of files that passed through the page, and their age
 SESSIONS_BOUND = 10_000
+DISK_OF_STRANGERS = 5_000_000_000  # bytes that visitors' things take together
+SECONDS_BETWEEN_SWEEPS = 60.0
+PARTS_KEPT = 600  # seconds of an upload that was cut off
+DATASTORES_OPEN = 32
+IN_LINE_EACH = 4  # places in a line that one address takes, in public
 MAX_CORPUS_CHARACTERS = 20_000_000
 MAX_TRACE_BYTES = 40_000_000
 PREVIEW_CHUNKS = 120  # chunks drawn in the preview of a corpus
@@ -31,6 +41,8 @@ EXPORTS_KEPT = 3600  # seconds that an exported file waits to be downloaded
 DOCUMENTS_A_PAGE = 20  # in the list of a datastore's documents
 TASKS_AT_ONCE = 1  # datastores being made or changed; both cores are busy with one
 TASKS_WAITING = 8
+MEASUREMENTS_AT_ONCE = 1
+MAX_MEASURED_CHARACTERS = 300_000  # of one measurement; minutes of one core
 TASKS_KEPT = 50  # ended ones, for pages that were reloaded meanwhile
 MAX_IN_LINE = 24  # visitors who wait for the model; each holds one of the server's 40 threads
 MAX_STOPS = 16  # strings that end a text
@@ -40,6 +52,8 @@ def prepare_environment() -> None:
     """What must be set before gradio is imported: nothing of ours is reported anywhere."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["FORWARDED_ALLOW_IPS"] = ""  # `policy.address` tells where a request comes from
+    if mode() == PUBLIC:  # a folder of our own, so that the janitor sweeps nobody else's
+        os.environ.setdefault("GRADIO_TEMP_DIR", str(paths.home().absolute() / "tmp"))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
@@ -64,9 +78,22 @@ def is_loopback() -> bool:
     return host() in ("127.0.0.1", "localhost", "::1")
 
 
-def mode_asked_for() -> str:
-    """RETRO_MODE, of which `policy.mode` makes what it means."""
-    return os.environ.get("RETRO_MODE", "").strip().lower()
+def mode() -> str:
+    """By RETRO_MODE; else public on a Space and wherever the network reaches, local on one's own computer."""
+    asked = os.environ.get("RETRO_MODE", "").strip().lower()
+    if asked and asked not in MODES:
+        raise InputError(f"Expected RETRO_MODE to be one of {', '.join(MODES)}, got {asked!r}.")
+    return asked or (PUBLIC if space() or not is_loopback() else LOCAL)
+
+
+def password() -> str | None:
+    """What lets people into a server for those who trust each other."""
+    return os.environ.get("RETRO_PASSWORD") or None
+
+
+def passing_files() -> Path:
+    """Where Gradio keeps what is uploaded and given out."""
+    return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
 
 
 def space() -> str | None:
