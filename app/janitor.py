@@ -1,5 +1,5 @@
 """What strangers leave behind on a shared server is removed: what nobody used for as long as the policy keeps
-it, what was never finished, what has passed through the page; the longest unused first where the disk is full.
+it, what was never finished, what has passed through the page; the longest unused first on a full disk.
 
 Only what carries a visitor's mark is touched, and files of the page's own folder for passing things. Nothing
 that ships, nothing that the server's owner made, nothing at all where there are no strangers.
