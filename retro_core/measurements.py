@@ -72,12 +72,13 @@ class Order:
     leakage: float | None = None
     swap: bool = False
 
-    def arguments(self, folder: Path) -> list[str]:
-        """Of `python -m retro_core`. Raises ConfigError for settings that cannot be."""
+    def arguments(self) -> list[str]:
+        """Of `python -m retro_core`, in the measurement's folder. Raises ConfigError for settings that cannot
+        be."""
         config = EvaluationConfig(**self.settings)
         return [
             "evaluate",
-            f"{self.probe}={folder / TEXTS_FILE}",
+            f"{self.probe}={TEXTS_FILE}",
             "--model", self.model,
             "--datastore", self.datastore,
             "--parts", ",".join([*self.parts, *(["swap"] if self.swap else [])]),
@@ -85,7 +86,7 @@ class Order:
             *as_arguments(config),
             *([] if self.leakage is None else ["--leakage", str(self.leakage)]),
             *(["--swap"] if self.swap else []),
-            "--out", str(folder),
+            "--out", ".",
         ]  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def start(name: str, order: Order, documents: Sequence[Document], at_once: int =
     if not documents:
         raise InputError("There is no document to measure on. Give a text, or choose other documents.")
     folder = paths.measurements_dir() / paths.check_name(name)
-    arguments = order.arguments(folder)
+    arguments = order.arguments()
     with _starting(at_once):
         if folder.exists():
             raise InputError(f"There is a measurement {name!r} already. Choose another name.")
@@ -181,7 +182,7 @@ def resume(name: str, at_once: int = 1) -> Measurement:
     with _starting(at_once):
         if _info(info.folder).active:
             raise InputError("This measurement is going on already.")
-        _launch(info.folder, info.order.arguments(info.folder))
+        _launch(info.folder, info.order.arguments())
     return _info(info.folder)
 
 
@@ -229,11 +230,15 @@ def _starting(at_once: int) -> Iterator[None]:
 def _launch(folder: Path, arguments: Sequence[str]) -> None:
     (folder / STOP_FILE).unlink(missing_ok=True)
     (folder / PROGRESS_FILE).unlink(missing_ok=True)
+    environment = paths.child_environment()
+    found = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
     with open(folder / LOG_FILE, "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "retro_core", *arguments],
-            cwd=_ROOT,
-            env=paths.child_environment(),
+            # From its own folder, so that the command that a report quotes names no folder of the server's;
+            # -P: what lies in it is not for importing.
+            [sys.executable, "-P", "-m", "retro_core", *arguments],
+            cwd=folder,
+            env={**environment, "PYTHONPATH": os.pathsep.join(found)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
