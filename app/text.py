@@ -27,8 +27,8 @@ MODEL_HINT = "What reads and writes. Others are under More models."
 RETRIEVER_HINT = "How the datastore is searched. At random is the control: what does it read then?"
 
 SWAP_LEAD = (
-    "This model looked things up while it wrote. Same model, same prompt: only the book that it may look "
-    "into differs, so it writes another fact. Click a side to see how, and hover any word below."
+    "Same model, same prompt: only the book that it may look things up in differs, and so does the fact that "
+    "it writes. Click a side to see how."
 )
 SWAP_LIVE = "Run both now, side by side"
 RESTARTED = (
@@ -41,7 +41,7 @@ FORGOTTEN = (
 )
 LINKED = "This prompt came with the link: press Run."
 LINK_REFUSED = "The link asks for what is not here, left out: {names}."
-OWN_TEXT = "Try a text of your own"
+OWN_TEXT = "Read from a text of your own…"
 
 LOADING_MODEL = "Loading {model} (once, about 10 s)…"
 LOADING_EMBEDDER = "Loading the embedder (once, about 10 s)…"
@@ -217,3 +217,84 @@ SAME_TEXTS = [
         _GHANA,
     ),
 ]
+
+
+# ---- Train
+
+TRAIN = (
+    "Train a small model of your own, and watch it learn to **use** what it looks up: the same held-out "
+    "texts are read again and again, with neighbours (**On**) and without (**Off**). As long as the two "
+    "curves lie on each other it ignores what it reads; the gap between them is what reading is worth to it."
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A preset of `presets.RUN_PRESETS` in words."""
+
+    label: str
+    help: str
+
+
+RUNS = {
+    "toy": Run(
+        "Toy · about 2 minutes",
+        "**Press Start, and in about two minutes you have seen it all.** A model of 0.7 million parameters "
+        "reads what was written of a country in 2015 while it learns to write what is said of it in 2025. "
+        "It will write nonsense in the right places: watch the gap, not the words.",
+    ),
+    "small": Run(
+        "Small · some hours",
+        "About as large as the bundled model: sentences become sentences. Some hours on a laptop, minutes on "
+        "a GPU. Leave it running: it goes on when you close this page, and where it was after a stop.",
+    ),
+    "fit": Run(
+        "RETRO-fit a language model",
+        "Takes a language model that can write already, freezes it, and trains only a neighbour encoder and "
+        "chunked cross-attention on top. Without neighbours it stays exactly what it was. About half an hour "
+        "on a laptop for a first effect; docs/retrofit.md says what to expect.",
+    ),
+}
+TOY_SET = "Two editions of the World Factbook · ready"
+OWN_TEXT = "A text of my own…"
+ENOUGH_TEXT = (
+    "A few pages at least (32 chunks, about 1,500 words); better a book. It becomes a datastore, is cut into "
+    "chunks, and one document or part in twenty is held out."
+)
+WHERE_BASES_ARE = "More of them: Explore → More models."
+NO_BASE_HERE = (
+    "There is no language model here to fit. Fetch one first: Explore → More models → smollm2-135m (93 MB)."
+)
+SIZE_HELP = "width and layers; `python -m retro_core presets` tells how many parameters"
+ESTIMATING = "What it takes is worked out when the tab is opened…"
+ESTIMATED_LATER = (
+    "The texts are cut into the base's own tokens and embedded first, about a minute for each 2,000 chunks. "
+    "Time and memory can be told once that is done; the run is refused if memory or disk would not suffice."
+)
+STARTING_RUN = "Checking that everything fits, and starting…"
+RUN_BEGUN = "{name} is being trained. It goes on when you close this page."
+RUN_LOST = (
+    "The server was started anew while {name} was being prepared, so it was not begun. Press Start again: "
+    "what was made so far is used."
+)
+NO_RUNS = "No runs yet. What you start here is listed here, also after a reload or a restart."
+NO_CURVES = "Curves appear with the first measurement."
+NO_SAMPLES = "Samples appear with the first evaluation on held-out texts."
+TICK_ANOTHER = "Tick another run to draw both."
+RECORDED_RUN = "A recorded example: the toy, as it trained here. Your own runs take its place."
+SAMPLES = (
+    "**What it writes** · the same held-out texts at each evaluation. Move the slider through the training. "
+    "Orange: expected more with neighbours; blue: less."
+)
+LEARNED_TO_READ = (
+    "It has learned to use what it reads: held-out texts cost {gain:.2f} nats per token less with neighbours."
+)
+READING_HURTS = "Reading makes it worse, by {gain:.2f} nats per token: it trusts neighbours that do not help."
+LEARNED_NOTHING_YET = (
+    "With and without neighbours it does equally well: it has not learned to use them yet, or there is "
+    "nothing in them that helps. Train longer, or on texts that are about the same things."
+)
+MODELS_ARE_SHARED = (
+    "Models are shared by all visitors of this page, so none is added to them. On your own computer the "
+    "checkpoint becomes a model of yours."
+)

@@ -12,10 +12,23 @@ from app.compare import STYLE as COMPARE_STYLE
 from app.errors import shows_errors
 from app.explore import STYLE as EXPLORE_STYLE
 from app.guard import Guard
+from app.measure import STYLE as MEASURE_STYLE
 from app.parts import StatusLine
 from app.policy import Visitor
-from app.tabs import compare, corpus, explore, explore_result, explore_return, more_models
+from app.tabs import (
+    compare,
+    corpus,
+    explore,
+    explore_result,
+    explore_return,
+    measure,
+    more_models,
+    train,
+    train_runs,
+)
+from app.train import STYLE as TRAIN_STYLE
 from indexing import paths
+from indexing.errors import InputError
 
 _HERE = Path(__file__).parent
 _OWN_FOLDERS = (
@@ -43,31 +56,66 @@ def build_demo() -> gr.Blocks:
             lost = StatusLine("", elem_id="lost")
             dismiss = gr.Button("Dismiss", size="sm", min_width=0, elem_id="dismiss")
         remembered, seen = corpus.remember(), explore_result.remember_seen()
-        explored = explore_return.remember_settings()
+        explored, making = explore_return.remember_settings(), train.remember()
         with gr.Tabs(selected="explore", elem_id="tabs") as tabs:
-            with gr.Tab("Explore", id="explore"):
+            with gr.Tab("Explore", id="explore") as explore_tab:
                 explorer = explore.build(seen)
-            with gr.Tab("Compare", id="compare"):
+            with gr.Tab("Compare", id="compare") as compare_tab:
                 comparison = compare.build()
-            with gr.Tab("Corpus", id="corpus"):
+            with gr.Tab("Corpus", id="corpus") as corpus_tab:
                 library = corpus.build(demo, remembered)
+            with gr.Tab("Train", id="train") as train_tab:
+                trained = train.build(demo, train_tab, making)
+            with gr.Tab("Measure", id="measure") as measuring:
+                measured = measure.build(demo, measuring)
         gr.Markdown(text.PRIVACY, elem_id="privacy")
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         dismiss.click(None, outputs=lost, js="() => ''", api_visibility="private")
         read = [explorer.model, explorer.datastore]
+        explorer.result.compare.click(
+            None, outputs=tabs, js=_to_tab("compare", ".compare-chip"), api_visibility="private"
+        )
+        explorer.own.click(
+            None, outputs=tabs, js=_to_tab("corpus", "#pasted textarea"), api_visibility="private"
+        )
         library.use.click(
             use_in_explore, inputs=library.chosen, outputs=[tabs, explorer.datastore], js=_TO_TOP, **quiet
         )
+        trained.use.click(
+            train_runs.use,
+            inputs=[trained.chosen, trained.checkpoint],
+            outputs=[tabs, *read, trained.told],
+            **quiet,
+        )
+        for elsewhere in (explore_tab, compare_tab, corpus_tab):
+            elsewhere.select(lambda: gr.Timer(active=False), outputs=trained.tick, queue=False, **quiet)
         demo.load(None, js=(_HERE / "page.js").read_text(encoding="utf-8"), api_visibility="private")
         choices = [*read, library.chosen, explorer.base]
-        loaded = demo.load(refresh, inputs=choices, outputs=[pill, *choices], **quiet)
-        explore_return.wire(demo, explorer, tabs, explored, lost, share, loaded)
+        demo.load(refresh, inputs=choices, outputs=[pill, *choices], **quiet)
+        explore_return.wire(demo, explorer, tabs, explored, lost, share)
+        for event in (demo.load, measuring.select):
+            event(measure.refresh, inputs=measured.choices, outputs=measured.choices, **quiet)
         demo.load(compare.refresh, inputs=comparison.choices, outputs=comparison.choices, **quiet)
         tick = gr.Timer(3)
         for event in (tick.tick, explorer.chose.then):
             event(show_status, inputs=read, outputs=[pill, tick], concurrency_limit=None, **quiet)
     demo.queue(max_size=32, default_concurrency_limit=4, api_open=False)
     return demo
+
+
+def _to_tab(tab: str, then: str) -> str:
+    """A script that leads to a tab and there, once it is drawn, clicks a button or begins to type."""
+    return f"""() => {{
+      window.scrollTo({{ top: 0 }});
+      const arrive = (patience) => {{
+        const place = document.querySelector({then!r});
+        if (!place || !place.checkVisibility()) return patience && setTimeout(arrive, 50, patience - 1);
+        place.focus();
+        if (place.matches("button")) place.click();
+      }};
+      setTimeout(arrive, 50, 100);
+      return {{ selected: {tab!r}, __type__: "update" }};
+    }}"""
 
 
 def use_in_explore(name: str | None, request: gr.Request | None = None) -> tuple[Any, Any]:
@@ -159,6 +207,19 @@ def theme() -> gr.themes.Base:
     )
 
 
+def _people() -> tuple[str, str] | None:
+    """Who is let in, where a password is asked for. Raises InputError where one should be and is not set."""
+    if policy.mode() is not policy.Mode.SERVER:
+        return None
+    password = settings.password()
+    if not password:
+        raise InputError(
+            "A server for people who trust each other needs a password: set RETRO_PASSWORD. Without one, "
+            "RETRO_MODE=public lets strangers in, who may do less."
+        )
+    return "retro", password
+
+
 def launch_options() -> dict[str, Any]:
     """Keyword arguments of `Blocks.launch`. Everything that an environment variable of Gradio's could
     silently open up is said here. Raises what `policy.mode` does."""
@@ -167,9 +228,18 @@ def launch_options() -> dict[str, Any]:
         "server_name": settings.host(),
         "server_port": settings.port(),
         "theme": theme(),
-        "css_paths": [_HERE / "style.css", lens.STYLE, parts.STYLE, COMPARE_STYLE, EXPLORE_STYLE],
+        "css_paths": [
+            _HERE / "style.css",
+            lens.STYLE,
+            parts.STYLE,
+            COMPARE_STYLE,
+            EXPLORE_STYLE,
+            TRAIN_STYLE,
+            MEASURE_STYLE,
+        ],
         "share": False,
         "show_error": False,
+        "auth": _people(),
         "max_file_size": settings.MAX_UPLOAD_OF_STRANGERS if public else settings.MAX_UPLOAD,
         "allowed_paths": [],
         "blocked_paths": [str(folder()) for folder in _OWN_FOLDERS],

@@ -15,7 +15,7 @@ from app.errors import shows_errors
 from app.live import LiveText
 from app.parts import StatusLine
 from app.policy import Action, Visitor, permit
-from app.tabs import explore_result, more_models
+from app.tabs import explore_change, explore_result, more_models
 from indexing import paths
 from indexing.errors import InputError, RetroError
 from indexing.retrievers import DEFAULT_RETRIEVER, Lookup
@@ -37,6 +37,7 @@ class Explore:
     chose: Dependency  # the event of another model or datastore
     controls: dict[str, gr.components.Component]  # all that a run depends on, by name
     result: explore_result.Result
+    own: gr.Button  # leads to Corpus
 
 
 def build(seen: gr.BrowserState) -> Explore:
@@ -81,6 +82,7 @@ def build(seen: gr.BrowserState) -> Explore:
             chip.click(
                 None, outputs=[prompt, datastore, task], js=f"() => {values}", api_visibility="private"
             )
+        own = gr.Button(text.OWN_TEXT, size="sm", min_width=0, elem_id="own-text")
         progress = StatusLine(elem_id="progress")
     with gr.Row(elem_classes="folds"):
         model, form, sampling = _settings()
@@ -106,6 +108,10 @@ def build(seen: gr.BrowserState) -> Explore:
         meanwhile="Recorded examples need no waiting.",
     )
     result.follow(ran)
+    for changed in explore_change.wire(
+        lens, shown, progress, [model, datastore], [run_button, stop_button], _session
+    ):
+        result.follow(changed)
     stop_button.click(stop, outputs=progress, queue=False, **quiet)
     hints = json.dumps({name: {"label": words[0], "info": words[1]} for name, words in _HINTS.items()})
     task.change(
@@ -122,7 +128,7 @@ def build(seen: gr.BrowserState) -> Explore:
         outputs=[progress, sampling["int8"], folded, base],
         **quiet,
     )
-    return Explore(model, datastore, base, chose, controls, result)
+    return Explore(model, datastore, base, chose, controls, result, own)
 
 
 def _settings() -> tuple[gr.Dropdown, gr.Dropdown, dict[str, gr.components.Component]]:

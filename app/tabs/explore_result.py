@@ -15,6 +15,7 @@ from app.errors import shows_errors
 from app.lens import RetroLens
 from app.parts import StatusLine
 from app.policy import Action, permit
+from app.tabs import explore_change_here
 from indexing import paths
 from indexing.errors import InputError, RetroError, TraceError
 
@@ -61,15 +62,20 @@ def build(progress: StatusLine, seen: gr.BrowserState) -> Result:
     pair = fact_swap.view({name: services.trace(name) for name in recorded})
     with gr.Column(elem_id="first-example", visible=bool(pair)):
         explore.FactSwap(pair, elem_id="fact-swap")
-        compare = gr.Button(text.SWAP_LIVE, size="sm", min_width=0, elem_id="swap-live")
     with gr.Row(elem_classes="chips", elem_id="recorded"):
         gr.HTML("<span>Recorded examples</span>", apply_default_css=False, elem_classes="chips-label")
         chips = [
             gr.Button(name, size="sm", min_width=0, elem_classes="chip", elem_id=trace_id)
             for trace_id, name in recorded_names(recorded).items()
         ]
+        compare = gr.Button(text.SWAP_LIVE, size="sm", min_width=0, elem_id="swap-live", visible=bool(pair))
     lens = RetroLens(
-        services.view(recorded[0]) if recorded else None, fetch_map=attention_map, elem_id="lens"
+        services.view(recorded[0]) if recorded else None,
+        fetch_map=attention_map,
+        fetch_heads=explore_change_here.heads,
+        fetch_standing=explore_change_here.standing,
+        fetch_source=explore_change_here.source,
+        elem_id="lens",
     )
     with gr.Row(elem_classes="chips", elem_id="leave"):
         gr.HTML("<span>This result</span>", apply_default_css=False, elem_classes="chips-label")

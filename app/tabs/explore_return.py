@@ -7,6 +7,7 @@ import gradio as gr
 
 from app import address, explore, policy, services, text
 from app.errors import shows_errors
+from app.tabs import more_models
 from app.tabs.explore import Explore
 from indexing.errors import TraceError
 
@@ -33,9 +34,8 @@ def wire(
     settings: gr.BrowserState,
     lost: gr.components.Component,
     share: gr.Button,
-    loaded: Any,
 ) -> None:
-    """loaded  the event after which the choices of models and datastores are known"""
+    """lost: where it is said that what was looked at is gone · share: copies the address of what is seen"""
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     controls, result = explorer.controls, explorer.result
     names = json.dumps([*controls])
@@ -52,7 +52,7 @@ def wire(
     prompt = controls["prompt"]
     page.load(None, inputs=[settings, prompt], outputs=prompt, js=_PROMPT, api_visibility="private")
     back = [tabs, result.lens, result.progress, result.shown, lost, *controls.values()]
-    loaded.then(come_back, inputs=[settings, result.seen], outputs=back, queue=False, **quiet).then(
+    page.load(come_back, inputs=[settings, result.seen], outputs=back, queue=False, **quiet).then(
         None, js=_IS_BACK, api_visibility="private"
     )
     usual = json.dumps(
@@ -95,7 +95,13 @@ def come_back(settings: dict | None, seen: dict | None, request: gr.Request | No
     if linked.refused:
         told = f"{text.LINK_REFUSED.format(names=', '.join(linked.refused))} {told}"
     tab = gr.Tabs(selected=linked.tab) if linked.tab else gr.skip()
-    controls = [gr.update(value=values[name]) if name in values else gr.skip() for name in address.NAMES]
+    choices = {"model": more_models.model_choices, "datastore": lambda: services.datastore_choices(who)}
+    controls = [
+        gr.update(value=values[name], **({"choices": choices[name]()} if name in choices else {}))
+        if name in values
+        else gr.skip()
+        for name in address.NAMES
+    ]
     return [tab, lens, told or gr.skip(), shown, lost or gr.skip(), *controls]
 
 
