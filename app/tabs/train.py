@@ -1,0 +1,64 @@
+"""Train: a run is chosen and begun on the left; on the right all runs, one of them in full."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from app import text
+from app.tabs import train_form, train_runs
+
+_EVERY = 2  # seconds between two looks at the runs, while the tab is open
+
+
+@dataclass
+class Train:
+    """What the rest of the page connects to.
+
+    use   a model is to be made of `checkpoint` of the run `chosen`, and taken to Explore
+    tick  asks for news of the runs, while it is active
+    """
+
+    chosen: gr.State
+    checkpoint: gr.Dropdown
+    use: gr.Button
+    told: gr.HTML
+    tick: gr.Timer
+
+
+def remember() -> gr.BrowserState:
+    """What the browser keeps of a training set that is being made. Call it outside of all tabs; the secret is
+    none, see `corpus.remember`."""
+    return gr.BrowserState(storage_key="retro-train-making", secret="retro-train")
+
+
+def build(page: gr.Blocks, tab: gr.Tab, making: gr.BrowserState) -> Train:
+    """Lay out the tab, inside `tab` of `page`, and wire it."""
+    gr.Markdown(text.TRAIN)
+    with gr.Row(elem_classes="train-row"):
+        with gr.Column(scale=4, min_width=300):
+            form = train_form.build(making)
+        with gr.Column(scale=7, min_width=300):
+            shown = train_runs.build()
+    tick = gr.Timer(_EVERY, active=False)
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    looked = {"inputs": shown.asked, "outputs": shown.all, "concurrency_limit": None, **quiet}
+    tick.tick(train_runs.show, queue=False, **looked)
+    opened = tab.select(train_runs.show, **looked)
+    opened.then(lambda: gr.Timer(active=True), outputs=tick, queue=False, **quiet)
+    opened.then(train_form.refresh, inputs=form.asked[1], outputs=form.refreshed, **quiet).then(
+        train_form.preview, inputs=form.asked[:-3], outputs=form.previewed, **quiet
+    )
+    begun = form.begun.change(
+        _look_at, inputs=[form.begun, shown.chosen], outputs=shown.chosen, queue=False, **quiet
+    )
+    begun.then(train_runs.show, **looked).then(
+        train_form.preview, inputs=form.asked[:-3], outputs=form.previewed, **quiet
+    )
+    page.load(train_form.reattach, inputs=making, outputs=form.watched, concurrency_limit=None, **quiet)
+    return Train(shown.chosen, shown.checkpoint, shown.use, shown.told, tick)
+
+
+def _look_at(begun: Any, chosen: str | None) -> str | None:
+    """The name of the run to look at: the one that has just begun."""
+    return begun["name"] if begun else chosen

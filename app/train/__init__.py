@@ -1,0 +1,73 @@
+"""What Train draws: the runs, their curves, what they wrote while they were trained.
+
+Like the lens: static templates, and scripts that write untrusted text with `textContent` only.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app import lens
+from app.scripts import script
+
+_HERE = Path(__file__).parent
+STYLE = _HERE / "train.css"
+
+
+class RunList(gr.HTML):
+    """Runs to choose from, and to compare: see `train_runs.listed` for the value.
+
+    Its event `choose` brings {"name"}, `compare` {"names"}, both from the browser and so perhaps anything.
+    """
+
+    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(
+            value=value,
+            html_template='<div class="run-list"></div>',
+            js_on_load=script(_HERE / "run_list.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+
+class Curves(gr.HTML):
+    """Loss, gain, write strength and speed of some runs: see `train_curves.drawn` for the value. Smoothing,
+    axis and zoom are the browser's, so that new numbers leave them as they are."""
+
+    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(
+            value=value,
+            html_template='<div class="curves"></div>',
+            js_on_load=script(_HERE / "curves.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+
+class Samples(gr.HTML):
+    """The same held-out texts at each evaluation, behind a slider: {"run", "steps", "empty"}.
+
+    fetch  asked by the page for one step with {"run", "step"}, which may be anything, and the request;
+           returns {"samples"} or {"error": sentence}
+    """
+
+    def __init__(
+        self,
+        value: dict[str, Any] | None = None,
+        *,
+        fetch: Callable[[Any, gr.Request], dict[str, Any]],
+        **kwargs: Any,
+    ):
+        def samples(asked: Any, request: gr.Request) -> dict:  # the name under which the script calls it
+            return fetch(asked, request)
+
+        super().__init__(
+            value=value,
+            html_template='<div class="samples"></div>',
+            js_on_load=script(lens.VALUES, _HERE / "samples.js"),
+            apply_default_css=False,
+            server_functions=[samples],
+            **kwargs,
+        )
