@@ -210,9 +210,22 @@ def test_tables_and_archives_are_indexed_and_what_was_left_out_is_told(tmp_path)
     assert str(tmp_path) not in notes + line["text"]
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("../up", "cannot be used"), ("A B", "cannot")]
-)
+def test_the_column_with_the_text_can_be_named(tmp_path):
+    uploaded = upload(tmp_path, "birds.csv", b"id,body\n1,Herons wade.\n2,Swifts hardly land.\n")
+    assert corpus_text.ask_column(uploaded).visible
+    assert not corpus_text.ask_column(upload(tmp_path, "birds.txt", b"Herons wade.")).visible
+    assert "birds.csv has no column" in message(corpus_make.preview_texts, "", uploaded)
+    value, *_ = corpus_make.preview_texts("", uploaded, column=" body ")
+    assert value["summary"].startswith("2 documents")
+    last(corpus_make.index("", uploaded, "birds", "", False, column="body"))
+    assert "Swifts" in found("swifts", "birds", "bm25")[0]["text"]
+    more = upload(tmp_path, "more.csv", b"id;note\n3;Owls are quiet.\n")
+    assert "no column" in message(corpus_upkeep.add, "birds", "", more, None)
+    last(corpus_upkeep.add("birds", "", more, None, "note"))
+    assert "Owls" in found("owls", "birds", "bm25")[0]["text"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("../up", "cannot be used"), ("A B", "cannot")])
 def test_a_bad_name_is_refused(name, expected):
     assert expected in message(corpus_make.index, TEXT, None, name, "", False)
 

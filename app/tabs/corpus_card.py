@@ -13,6 +13,7 @@ from app.policy import Action, Visitor, permit
 from app.tabs import corpus_make
 from app.tabs import corpus_upkeep as upkeep
 from app.tabs.corpus_index import index_in_words, recall, size
+from app.tabs.corpus_text import ask_column, column_box
 from indexing.corpus import SUFFIXES
 from indexing.datastore import Datastore
 from indexing.errors import DatastoreError, RetroError
@@ -102,6 +103,7 @@ def build(choice: Choice, listing: gr.Dataframe, task: gr.BrowserState) -> Card:
                 height=120,
                 elem_id="append-files",
             )
+            column = column_box("append-column")
             add_button = gr.Button("Add", variant="primary", size="md", elem_id="append")
         with gr.Accordion("Check and tidy", open=False, elem_classes="fold", elem_id="check-fold"):
             gr.Markdown(text.CHECKING)
@@ -135,6 +137,7 @@ def build(choice: Choice, listing: gr.Dataframe, task: gr.BrowserState) -> Card:
     page = [listed, back, on, first]
     for event, step in ((back.click, -settings.DOCUMENTS_A_PAGE), (on.click, settings.DOCUMENTS_A_PAGE)):
         event(turn(step), inputs=[chosen, words, first], outputs=page, **quiet)
+    files.change(ask_column, inputs=files, outputs=column, queue=False, **quiet)
     words.change(turn(None), inputs=[chosen, words, first], outputs=page, trigger_mode="always_last", **quiet)
     delete_button.click(upkeep.ask_to_delete, inputs=[chosen, listed], outputs=[sure, question], **quiet)
     no.click(lambda: gr.Row(visible=False), outputs=sure, queue=False, **quiet)
@@ -144,7 +147,7 @@ def build(choice: Choice, listing: gr.Dataframe, task: gr.BrowserState) -> Card:
     changes = [
         add_button.click(
             upkeep.add,
-            inputs=[chosen, pasted, files, task],
+            inputs=[chosen, pasted, files, task, column],
             outputs=[*watched, pasted, files],
             **unlimited,
         ),

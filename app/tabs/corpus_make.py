@@ -14,7 +14,7 @@ from app.errors import shows_errors
 from app.parts import ChunkPreview, Facts, StatusLine
 from app.policy import Action, Rule, Visitor, permit
 from app.tabs.corpus_index import advised, duration, index_settings, other_sizes, paces
-from app.tabs.corpus_text import documents_of, preview, suggestion
+from app.tabs.corpus_text import ask_column, column_box, documents_of, preview, suggestion
 from indexing import paths
 from indexing.advisor import IndexSettings
 from indexing.build import BuildEvent, check_free
@@ -78,6 +78,7 @@ def build(task: gr.BrowserState) -> Made:
                         height=160,
                         elem_id="files",
                     )
+                    column = column_box("column")
                     samples = gr.CheckboxGroup(
                         choices=text.SAMPLES,
                         label="or take some countries of the bundled World Factbook",
@@ -158,10 +159,11 @@ def build(task: gr.BrowserState) -> Made:
     text_in = [pasted, files, samples]
     to_chunks.click(expect_text, inputs=text_in, outputs=[steps, told], queue=False, **quiet)
     asked = [factory, ram_mb, deletes]
+    files.change(ask_column, inputs=files, outputs=column, queue=False, **quiet)
     gr.on(
-        [pasted.change, files.change, samples.change],
+        [pasted.change, files.change, samples.change, column.change],
         preview_texts,
-        inputs=[pasted, files, samples, *asked],
+        inputs=[pasted, files, samples, *asked, column],
         outputs=[preview, name, suggested, told, advice],
         trigger_mode="always_last",
         **quiet,
@@ -180,7 +182,7 @@ def build(task: gr.BrowserState) -> Made:
     building = gr.on(
         [index_button.click, name.submit],
         index,
-        inputs=[pasted, files, name, suggested, replace, samples, *asked],
+        inputs=[pasted, files, name, suggested, replace, samples, *asked, column],
         outputs=watched,
         **unlimited,
     )
@@ -229,6 +231,7 @@ def preview_texts(
     factory: str = "",
     ram_mb: float | None = 0,
     deletes: bool = True,
+    column: str | None = None,
     request: gr.Request | None = None,
 ) -> tuple[Any, ...]:
     """(value of the preview, the box of the name, a suggested name, progress line, facts about the index).
@@ -239,7 +242,7 @@ def preview_texts(
         return None, gr.Textbox(placeholder=_NAME), _NAME, "", advised(0)
     who = permit(Action.PREVIEW, request)
     report = Report()
-    given = documents_of(pasted, files, samples, report, who.rule)
+    given = documents_of(pasted, files, samples, report, who.rule, column=column)
     documents = list(noting_repeats(given, report))
     suggested = suggestion(documents[0].title)
     value = {**preview(documents), "notes": report.sentences(settings.NOTES_SHOWN)}
@@ -276,6 +279,7 @@ def index(
     factory: str = "",
     ram_mb: float | None = 0,
     deletes: bool = True,
+    column: str | None = None,
     request: gr.Request | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """Begin to build, then yield (task, done, progress, button to build, button to cancel) until it has ended.
@@ -288,7 +292,7 @@ def index(
     asked = index_settings(factory, ram_mb, deletes)
 
     def work() -> Generator[dict[str, Any], None, str]:
-        return _building(pasted, files, samples, name, bool(replace), asked, who.rule)
+        return _building(pasted, files, samples, name, bool(replace), asked, who.rule, column)
 
     yield from _watched(tasks.start("build", name, work, who))
 
@@ -313,11 +317,12 @@ def _building(
     replace: bool,
     asked: IndexSettings,
     rule: Rule,
+    column: str | None,
 ) -> Generator[dict[str, Any], None, str]:
     report = Report()
     yield {"text": "Reading documents…", "tone": "busy"}
     documents = []
-    for document in documents_of(pasted, files, samples, report, rule):
+    for document in documents_of(pasted, files, samples, report, rule, column=column):
         documents.append(document)
         yield {"text": f"Reading documents: {len(documents):,}", "tone": "busy"}
     yield from loading_embedder()

@@ -7,15 +7,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
+
 from app import services, settings, text
+from app.errors import shows_errors
 from app.policy import FREE, Rule
 from indexing import paths
 from indexing.chunking import CHUNK_SIZE
 from indexing.chunks import tokenize
-from indexing.corpus import SUFFIXES, Document, Report, read_files, read_text
+from indexing.corpus import SUFFIXES, TABLE_SUFFIXES, Document, Report, read_files, read_text
 from indexing.datastore import Datastore
 from indexing.errors import CorpusError, InputError
 from retro_core.config import GenerationConfig, bounds
+
+USUAL_COLUMN = "text"  # of a table, with the texts
 
 
 def documents_of(
@@ -25,10 +30,12 @@ def documents_of(
     report: Report,
     rule: Rule = FREE,
     there: int = 0,
+    column: str | None = None,
 ) -> Iterator[Document]:
     """What was pasted, uploaded, and taken of what is bundled.
 
-    rule  how much of it a visitor may bring · there: characters that are there already
+    rule    how much of it a visitor may bring · there: characters that are there already
+    column  of tables, the one with the text, if it has another name than usual
 
     Raises CorpusError if there is none of it, or too much; InputError for files that strangers may not bring.
     """
@@ -42,7 +49,7 @@ def documents_of(
     names = [Path(file).name for file in files or ()]
     sources: list[Iterable[Document]] = [
         [read_text(pasted, title=_title(pasted))] if pasted and pasted.strip() else [],
-        read_files(files, names=names, report=report) if files else [],
+        read_files(files, names=names, column=_column(column), report=report) if files else [],
         (document for country in samples or () for document in _sample(country)),
     ]
     for source in sources:
@@ -55,6 +62,29 @@ def documents_of(
                     "python -m indexing build NAME FILE…"
                 )
             yield document
+
+
+def column_box(name: str) -> gr.Textbox:
+    """For the column that holds a table's text; shown by `ask_column` where there is a table."""
+    return gr.Textbox(
+        label="In tables, the column with the text",
+        placeholder=USUAL_COLUMN,
+        max_lines=1,
+        visible=False,
+        elem_id=name,
+    )
+
+
+@shows_errors
+def ask_column(files: list[str] | None) -> gr.Textbox:
+    """The box, if a table, or an archive that may hold one, was chosen."""
+    return gr.Textbox(
+        visible=any(Path(file).suffix.lower() in (*TABLE_SUFFIXES, ".zip") for file in files or ())
+    )
+
+
+def _column(typed: str | None) -> str:
+    return (typed or "").strip() or USUAL_COLUMN
 
 
 def expect_files(files: Sequence[str], rule: Rule) -> None:

@@ -59,6 +59,7 @@ def add(
     pasted: str | None,
     files: list[str] | None,
     known: Any,
+    column: str | None = None,
     request: gr.Request | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """Yield as `_followed`, then the emptied box and files."""
@@ -70,7 +71,7 @@ def add(
         yield {"text": "Reading documents…", "tone": "busy"}
         added: list[Document] = []
         there = overview(name).tokens * _CHARACTERS_A_TOKEN
-        for document in documents_of(pasted, files, None, report, who.rule, there):
+        for document in documents_of(pasted, files, None, report, who.rule, there, column):
             added.append(document)
             yield {"text": f"Reading documents: {len(added):,}", "tone": "busy"}
         yield from corpus_make.loading_embedder()

@@ -14,12 +14,13 @@ duplicates  documents that repeat earlier ones; apart, so that the child need no
 
 from indexing.corpus.child import Limits
 from indexing.corpus.documents import Document, StreamedDocument, display_name
-from indexing.corpus.reading import JSONL_SUFFIX, SUFFIXES, read_files, read_text
+from indexing.corpus.reading import JSONL_SUFFIX, SUFFIXES, TABLE_SUFFIXES, read_files, read_text
 from indexing.corpus.report import Report
 
 __all__ = [
     "JSONL_SUFFIX",
     "SUFFIXES",
+    "TABLE_SUFFIXES",
     "Document",
     "Limits",
     "Report",

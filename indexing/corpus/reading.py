@@ -32,7 +32,8 @@ TEXT_SUFFIXES = (".txt", ".md")
 # Suffix -> the parser in `parse`.
 PARSED_SUFFIXES = {".html": "html", ".htm": "html", ".pdf": "pdf", ".docx": "docx"}
 JSONL_SUFFIX = ".jsonl"
-SUFFIXES = (*TEXT_SUFFIXES, *PARSED_SUFFIXES, JSONL_SUFFIX, ".csv", ".parquet", ".zip")
+TABLE_SUFFIXES = (JSONL_SUFFIX, ".csv", ".parquet")
+SUFFIXES = (*TEXT_SUFFIXES, *PARSED_SUFFIXES, *TABLE_SUFFIXES, ".zip")
 
 _HELD = 8_000_000  # bytes of a text file, up to which it is read at once
 # Up to this size a text file is looked through before it is given on, so that a bad one is refused early.
