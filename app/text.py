@@ -294,6 +294,10 @@ LEARNED_NOTHING_YET = (
     "With and without neighbours it does equally well: it has not learned to use them yet, or there is "
     "nothing in them that helps. Train longer, or on texts that are about the same things."
 )
+TRAIN_FURTHER = (
+    "“Use this checkpoint in Explore” makes a model of it. To train it further, start with its name and more "
+    "steps, under Settings."
+)
 MODELS_ARE_SHARED = (
     "Models are shared by all visitors of this page, so none is added to them. On your own computer the "
     "checkpoint becomes a model of yours."

@@ -72,6 +72,8 @@ def facts(info: RunInfo) -> dict[str, Any]:
     notes = [said(info.message)] if info.message else []
     if info.state == FINISHED and on is not None and off is not None:
         notes.append(verdict(off - on))
+    if info.state == FINISHED:
+        notes.append(text.TRAIN_FURTHER)
     return {"title": owners.shown(info.name), "facts": rows, "notes": notes}
 
 

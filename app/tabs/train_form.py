@@ -176,15 +176,17 @@ def _preset(name: str) -> dict[str, Any]:
 
 
 @shows_errors
-def refresh(source: str | None, request: gr.Request | None = None) -> tuple[Any, ...]:
+def refresh(source: str | None, base: str | None, request: gr.Request | None = None) -> tuple[Any, ...]:
     """(what there is to train on, bases, why not, the button): whenever the tab is looked at."""
     who = policy.visitor(request)
     may = policy.rule(Action.TRAIN, who.mode, who.role).allowed
     choices = train_sets.choices(who)
     kept = source if source in [value for _, value in choices] else f"set:{TOY}"
+    bases = base_choices()
+    there = base if base in [value for _, value in bases] else None
     return (
         gr.update(choices=choices, value=kept),
-        gr.update(choices=base_choices()),
+        gr.update(choices=bases, value=there or (bases[0][1] if bases else None)),
         gr.update(visible=not may),
         gr.update(interactive=may),
     )

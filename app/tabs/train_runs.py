@@ -30,6 +30,7 @@ RECORDED = str(paths.ASSETS / "runs" / "toy")  # shown where nobody has trained 
 _RECORDED_NAME = "recorded example"
 _LOG_BYTES = 6000
 _BEST, _NEWEST = "best", "newest"
+_CHECKPOINT = 7  # its place among the parts
 
 
 @dataclass
@@ -103,7 +104,7 @@ def build() -> Shown:
 
 @shows_errors
 def show(
-    chosen: str | None, compared: list[str] | None, seen: dict[str, str] | None,
+    chosen: str | None, compared: list[str] | None, seen: dict[str, Any] | None,
     request: gr.Request | None = None,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Everything about the runs as they are now, in the order of `Shown.all`; what has not changed since
@@ -126,21 +127,23 @@ def find(name: str | None, who: Visitor) -> RunInfo:
 
 
 def _all(
-    who: Visitor, chosen: str | None, compared: Sequence[str] | None, seen: dict[str, str] | None
+    who: Visitor, chosen: str | None, compared: Sequence[str] | None, seen: dict[str, Any] | None
 ) -> tuple[Any, ...]:
     infos = visible(who)
     by_name = {info.name: info for info in infos}
     info = by_name.get(chosen) if isinstance(chosen, str) else None
     info = info or (infos[0] if infos else None)
     kept = [name for name in compared or () if name in by_name][:MOST_COMPARED]
-    seen = seen if isinstance(seen, dict) else {}
-    now: dict[str, str] = {}
-    values = []
+    name = info.name if info else ""
+    seen = seen if seen and seen.get("run") == name else {}
+    now, values = {"run": name}, []
     for number, value in enumerate(_parts(infos, info, kept, who)):
         now[str(number)] = hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-        same = seen.get(str(number)) == now[str(number)]
-        values.append(gr.skip() if same else value)
-    return info.name if info else None, kept, now, *values
+        values.append(gr.skip() if seen.get(str(number)) == now[str(number)] else value)
+    now["saved"] = bool(info and checkpoints(info.folder))
+    if now["saved"] and not seen.get("saved"):  # later it is what somebody chose
+        values[_CHECKPOINT] = {**values[_CHECKPOINT], "value": _NEWEST}
+    return name or None, kept, now, *values
 
 
 def _parts(
@@ -154,11 +157,14 @@ def _parts(
     mine = policy.rule(Action.MANAGE_RUN, who.mode, who.role).allowed and who.may_change(info.name)
     saved = [one.step for one in checkpoints(info.folder)]
     can_resume = mine and info.state in (STOPPED, FAILED)
+    asked = run_folder.stop_asked(info.folder)
     return [
         listed,
         gr.update(value=train_curves.facts(info), visible=True),
         gr.update(visible=mine),
-        gr.update(visible=mine and info.active),
+        gr.update(
+            visible=mine and info.active, interactive=not asked, value="Stopping…" if asked else "Stop"
+        ),
         gr.update(visible=can_resume),
         gr.update(visible=mine and not info.active),
         gr.update(visible=mine and bool(saved) and may_use(who)),
@@ -176,7 +182,7 @@ def _checkpoints(info: RunInfo, saved: Sequence[int]) -> dict[str, Any]:
     if best is not None and best.step != (saved[-1] if saved else None):
         choices.append((f"best by held-out loss (step {best.step:,})", _BEST))
     choices += [(f"step {step:,}", str(step)) for step in reversed(saved[:-1])]
-    return gr.update(choices=choices, value=_NEWEST if saved else None)
+    return gr.update(choices=choices)
 
 
 def _curves(info: RunInfo, compared: Sequence[str]) -> dict[str, Any]:
@@ -243,19 +249,18 @@ def _told(event: Any, key: str, kind: type) -> Any:
 
 @shows_errors
 def stop(
-    chosen: str | None, compared: list[str] | None, seen: dict[str, str] | None,
+    chosen: str | None, compared: list[str] | None, seen: dict[str, Any] | None,
     request: gr.Request | None = None,
 ) -> tuple[Any, ...]:  # fmt: skip
     """(as `show`, a line)."""
     who = permit(Action.MANAGE_RUN, request)
-    info = runs.ask_to_stop(_changeable(chosen, who).name)
-    line = {"text": f"{owners.shown(info.name)} saves and stops after the step it is at.", "tone": "busy"}
-    return *_all(who, chosen, compared, seen), line
+    runs.ask_to_stop(_changeable(chosen, who).name)
+    return *_all(who, chosen, compared, seen), ""
 
 
 @shows_errors
 def resume(
-    chosen: str | None, compared: list[str] | None, seen: dict[str, str] | None,
+    chosen: str | None, compared: list[str] | None, seen: dict[str, Any] | None,
     request: gr.Request | None = None,
 ) -> tuple[Any, ...]:  # fmt: skip
     """(as `show`, a line)."""
@@ -263,8 +268,7 @@ def resume(
     info = _changeable(chosen, who)
     expect_room(who)
     runs.resume(info.name)
-    line = {"text": f"{owners.shown(info.name)} goes on from step {info.step:,}.", "tone": "good"}
-    return *_all(who, chosen, compared, seen), line
+    return *_all(who, chosen, compared, seen), ""
 
 
 @shows_errors
@@ -279,7 +283,7 @@ def ask_to_delete(chosen: str | None, request: gr.Request | None = None) -> tupl
 
 @shows_errors
 def delete(
-    chosen: str | None, compared: list[str] | None, seen: dict[str, str] | None,
+    chosen: str | None, compared: list[str] | None, seen: dict[str, Any] | None,
     request: gr.Request | None = None,
 ) -> tuple[Any, ...]:  # fmt: skip
     """(as `show`, a line, the row with the question)."""

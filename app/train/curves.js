@@ -158,7 +158,7 @@ function draw(drawn) {
   picture.setAttribute("aria-label", panel.title + ", " + panel.unit + ". Arrow keys read values; the table below has them all.");
   const clip = "clip-" + panel.id + "-" + Math.random().toString(36).slice(2);
   const inside = svg("clipPath", { id: clip });
-  inside.append(svg("rect", { x: EDGE.left, y: 0, width: Math.max(0, width - EDGE.left - EDGE.right), height: HEIGHT - EDGE.bottom + 1 }));
+  inside.append(svg("rect", { x: EDGE.left, y: 0, width: Math.max(0, width - EDGE.left - EDGE.right + 4), height: HEIGHT - EDGE.bottom + 1 }));
   const nodes = [inside];
   for (const tick of ticks(...range, 4)) {
     nodes.push(svg("line", { class: tick === 0 ? "curve-zero" : "curve-grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(tick), y2: y(tick) }));
@@ -183,7 +183,7 @@ function draw(drawn) {
       }
     }
     if (line.points.length === 1) {
-      group.append(svg("circle", { cx: x(line.points[0][0]), cy: y(line.points[0][1]), r: 3, fill: line.colour }));
+      group.append(svg("circle", { cx: x(line.points[0][0]), cy: y(line.points[0][1]), r: 3.5, fill: line.colour }));
     } else {
       group.append(svg("path", { class: "curve-line curve-" + line.style, d: path(line.points, x, y), stroke: line.colour }));
     }
