@@ -96,9 +96,9 @@ function worse(probe, words) {
   const share = make("div", "measure-share");
   for (const [part, tone, name] of [[1 - probe.worse, "helped", "likelier by reading, or the same"], [probe.worse, "hurt", "less likely by reading"]]) {
     const piece = make("span", "measure-" + tone, percent(part));
-    piece.style.flexGrow = String(Math.max(part, 0.08));
+    piece.style.flexGrow = String(part);
     share.append(piece);
-    piece.title = name;
+    piece.title = name + ": " + percent(part);
   }
   const legend = make("p", "measure-legend", make("i", "measure-key measure-helped"), "likelier by reading, or the same", make("i", "measure-key measure-hurt"), "less likely by reading");
   return card(percent(probe.worse) + " of the tokens were made worse", words.worse, share, legend);
@@ -111,12 +111,14 @@ function swap(value, words) {
     const parts = [...row.says.map((share, i) => [share, i, "writes the value of " + value.names[i]]), [row.neither, -1, "writes neither"]];
     const bar = make("div", "measure-share");
     for (const [share, i, name] of parts) {
-      if (share < 0.001) continue;
-      const piece = make("span", i < 0 ? "measure-unsure" : "measure-book-" + i, percent(share));
-      piece.style.flexGrow = String(Math.max(share, 0.06));
-      piece.title = name;
+      if (share <= 0) continue;
+      const piece = make("span", i < 0 ? "measure-unsure" : "measure-book-" + i, share < 0.08 ? "" : percent(share));
+      piece.style.flexGrow = String(share);
+      piece.title = name + ": " + percent(share);
       bar.append(piece);
     }
+    bar.setAttribute("role", "img");
+    bar.setAttribute("aria-label", parts.map(([share, , name]) => name + ": " + percent(share)).join(", "));
     return make("div", "measure-swap", make("span", "measure-name", "reads " + row.reads), bar);
   });
   const legend = make("p", "measure-legend");
@@ -126,6 +128,8 @@ function swap(value, words) {
     " prompts about " + value.countries + " countries. Its own value is the likelier one: " + percent(value.prefers.value) + ".";
   const names = ["prompt", ...value.rows.map((row) => "reads " + row.reads)];
   return card("Another book, other facts", words.swap, note(headline, "measure-strong"), ...rows, legend,
+    table("whose value it writes", ["", ...value.names.map((name) => "writes what " + name + " says"), "neither"],
+      value.rows.map((row) => ["reads " + row.reads, ...row.says.map(percent), percent(row.neither)])),
     table("fields", ["field", "prompts", "swap"], value.fields.map(([field, count, share]) => [display(field), whole(count), percent(share)]), "By field"),
     value.examples.length ? table("examples", names, value.examples.map((row) => row.map((cell) => display(cell))), "Examples") : null);
 }
@@ -142,7 +146,7 @@ function leakage(probe, words) {
     words: name + ", α " + percent(point.alpha) + ": " + digits(point[key]) + span(point[key + "_ci95"], digits) + " bits per byte" })) });
   const figure = picture(chart({
     label: "Bits per byte with retrieval and without, over chunks that share at most α with a neighbour",
-    x: { label: "α: share of a chunk in one run that a neighbour has too, at most (%)", ticks: points.map((point) => [at(point), short(at(point))]) },
+    x: { label: "α: longest run shared, at most (% of a chunk)", ticks: points.map((point) => [at(point), short(at(point))]) },
     y: { label: "bits per byte" }, joined: true, lines: [line("off", "Off", "off"), line("on", "On", "helped")],
     bars: points.map((point) => [at(point), point.chunks]), mark: at(all),
   }));
@@ -218,14 +222,14 @@ function index(found, words) {
   });
   const box = table("indexes", ["way to search", "recall@10", "recall@2", "ms a query", "95 % within", "bytes a vector"], rows, "The indexes, " + whole(found.vectors) + " chunks, " + whole(found.queries) + " queries");
   box.open = true;
-  return make("section", "measure-card measure-wide", make("h4", "", "What an index finds, and how quickly"), note(words.index), box);
+  return make("section", "measure-card", make("h4", "", "What an index finds, and how quickly"), note(words.index), box);
 }
 
 function comparators(rows, words) {
   const cells = rows.map((row) => [row.name, signed3(-row.minus_off), row.ci95 ? span([-row.ci95[1], -row.ci95[0]], signed3).trim() : "–", row.ratio.toFixed(3), percent(row.worse), known(row.read) ? row.read.toFixed(1) : "–"]);
   const box = table("other ways", ["way", "gain, nats a token", "95 %", "perplexity ÷ Off’s", "tokens worse", "tokens read for one"], cells);
   box.open = true;
-  return make("section", "measure-card measure-wide", make("h4", "", "Other ways to use the same datastore"), note(words.comparators), box);
+  return make("section", "measure-card", make("h4", "", "Other ways to use the same datastore"), note(words.comparators), box);
 }
 
 function documents(probe, words) {
@@ -238,7 +242,7 @@ function documents(probe, words) {
   });
   const better = probe.list.filter((row) => row[4] > 0).length;
   const words2 = better + " of " + probe.list.length + " documents are better with retrieval";
-  return make("section", "measure-card measure-wide", make("h4", "", "Document by document"), note(words.documents),
+  return make("section", "measure-card", make("h4", "", "Document by document"), note(words.documents),
     table("documents", ["document", "tokens", "On", "Off", "gain"], rows, words2));
 }
 
@@ -268,7 +272,7 @@ function beside(value) {
     entry.setAttribute("role", "listitem");
     list.append(entry);
   }
-  return make("section", "measure-card measure-wide measure-beside", make("h4", "", "Side by side: perplexity with retrieval ÷ without"),
+  return make("section", "measure-card", make("h4", "", "Side by side: perplexity with retrieval ÷ without"),
     note("Left of the mark at 1 retrieval helps. " + value.note), list);
 }
 
@@ -303,10 +307,12 @@ function cards(probe, words) {
     swept(probe.k, "Number of neighbours", words.k, "neighbours for each chunk (k)", true),
     swept(probe.size, "Size of the datastore", words.size, "chunks of the datastore", true),
     swept(probe.nprobe, "A search that misses some", words.nprobe, "lists that a search reads", true));
-  if (probe.index) found.push(index(probe.index, words));
-  if (probe.comparators.length) found.push(comparators(probe.comparators, words));
-  if (probe.list.length > 1) found.push(documents(probe, words));
   return found.filter(Boolean);
+}
+
+function wideCards(probe, words) {
+  return [probe.index && index(probe.index, words), probe.comparators.length ? comparators(probe.comparators, words) : null,
+    probe.list.length > 1 ? documents(probe, words) : null].filter(Boolean);
 }
 
 function show() {
@@ -324,11 +330,11 @@ function show() {
   const nodes = [make("h3", "", display(value.title)), note(display(value.about))];
   if (value.headline.length) nodes.push(make("div", "measure-headline", ...value.headline.map((words, i) => make("p", i ? "" : "measure-strong", display(words)))));
   if (other) nodes.push(other);
-  if (value.swap) nodes.push(make("div", "measure-grid-of", swap(value.swap, value.words)));
+  if (value.swap) nodes.push(swap(value.swap, value.words));
   nodes.push(probeChoice(value));
   if (probe) {
     if (probe.documents) nodes.push(note(display(probe.name) + ": " + whole(probe.documents) + " documents, " + whole(probe.tokens) + " tokens that count."));
-    nodes.push(make("div", "measure-grid-of", ...cards(probe, value.words)));
+    nodes.push(make("div", "measure-cards", ...cards(probe, value.words)), ...wideCards(probe, value.words));
     if (probe.skipped.length) nodes.push(note("Not measured: " + probe.skipped.map(([part, why]) => part + " (" + display(why) + ")").join("; ")));
   }
   if (value.busy) nodes.push(note("More comes as it is measured.", "measure-busy"));

@@ -451,7 +451,9 @@ def _view(info: Measurement) -> dict[str, Any] | None:
         f"The model {order.model} on {order.title}, reading from {owners.shown(order.datastore)} and reading "
         f"nothing.{left_out} {words.SOURCE_NOTES[order.kind]}"
     )
-    return measure_view.view(result, name=info.name, title=order.title, about=about, busy=info.active)
+    return measure_view.view(
+        result, name=info.name, title=order.title, about=about, busy=info.active, headline=not info.active
+    )
 
 
 def _result(info: Measurement) -> dict[str, Any] | None:

@@ -6,6 +6,10 @@ INTRO = (
     "recorded; one click measures anew, with the model, the datastore and the text of your choice."
 )
 NOTHING_RECORDED = "No recorded measurement ships with this copy. Press Measure to make one."
+NOTHING_YET = (
+    "The first numbers are drawn here as soon as some pages have been read. The recorded measurement stays "
+    "under Show."
+)
 RECORDED = "Recorded: the bundled model"
 RECORDED_ABOUT = (
     "Recorded once for the bundled model, on four held-out texts that its weights have not seen, each with a "

@@ -90,7 +90,7 @@ _INDEX_WORK = 3000.0  # tokens read in the time that building and asking two sma
 _FEWEST_AT_ONCE, _BATCHES = 1024, 40
 _SEARCHED_READINGS = {"random", "bm25", "oracle"}
 _NEEDS_SEARCH = ("k", "size", "nprobe", "index", "knn-lm")
-_SECONDS_BETWEEN_NOTES = 1.0
+_SECONDS_BETWEEN_NOTES, _SECONDS_BETWEEN_RESULTS = 1.0, 4.0
 _COMPARATORS = {"copying": COPYING, "in-context": IN_CONTEXT, "knn-lm": KNN_LM}
 
 
@@ -269,6 +269,7 @@ def _measure(
         }
 
     seconds = worked = 0.0
+    seen: dict[str, Any] = {}  # the last partial result that was written
     all_work = sum(part.work for part in todo) or 1.0
     for number, part in enumerate(todo):
         before = sum(one.work for one in todo[:number])
@@ -289,6 +290,10 @@ def _measure(
             yield Working(
                 part.of, part.name, stage, done, total, (before + part.work * inside) / all_work
             )  # fmt: skip
+            partial = next((each.partial for each in measured if each.name == part.of), {})
+            if folder is not None and part.name == "readings" and partial and partial is not seen:
+                seen = partial
+                write_json(folder / SO_FAR_FILE, as_json(so_far()))
         took = time.monotonic() - begun
         seconds, worked = seconds + took, worked + part.work
         results[part.of, part.name] = result
@@ -362,6 +367,7 @@ class _Measured:
         if config.limit:
             self.held_out = self.held_out.drawn(config.limit, config.seed)
         self.name, self.names = asked.held_out.name, list(names)
+        self.partial: dict[str, Any] = {}  # what the readings come to over the windows scored so far
         self._losses: TokenLosses | None = None
         self._searchable: Searchable | None = None
         few = config.sweep_limit or len(self.held_out.documents)
@@ -409,7 +415,7 @@ class _Measured:
     ) -> dict[str, Any]:
         """This probe's entry of the whole."""
         mine = {part: result for (of, part), result in results.items() if of == self.name}
-        found = dict(mine.get("readings", {}))
+        found = dict(mine.get("readings", self.partial))
         found |= mine.get("leakage", {}) | mine.get("relations", {})
         sweep = {part: mine[part][part] for part in ("k", "size", "nprobe") if part in mine}
         for part in ("k", "size", "nprobe"):
@@ -458,10 +464,15 @@ class _Measured:
         return _file_of(self.folder, self.name, "losses").with_suffix(".npz")
 
     def _readings(self) -> Work:
-        windows = []
+        windows, told = [], time.monotonic()
         at_once = min(TOKENS_AT_ONCE, max(_FEWEST_AT_ONCE, self.held_out.num_tokens // _BATCHES))
         for event in token_losses(self.subject.model, self.held_out, self._ways(), at_once):
             windows.append(event)
+            if self.folder is not None and time.monotonic() - told > _SECONDS_BETWEEN_RESULTS:
+                told = time.monotonic()
+                self.partial = dataclasses.asdict(
+                    summarise(collect(self.held_out, windows), self.config.seed)
+                )
             yield "tokens", event.done, event.total
         self._losses = collect(self.held_out, windows)
         if self.folder is not None:
