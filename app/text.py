@@ -139,6 +139,27 @@ CHECKING = (
 MAP_TOO_SMALL = "So few chunks that every one is near every other."
 
 
+# ---- Learn
+
+LEARN = (
+    "How does a language model look things up while it writes? Eight short lessons, one thing to move in "
+    "each. Nothing here needs the model: all of it was recorded."
+)
+LEARN_SNIPPETS = (
+    "## Do it yourself\nCopy, paste, run: all of this is run by a test as it stands here. The endpoints are "
+    "listed [on a page of their own](?view=api)."
+)
+LEARN_GLOSSARY = "## Glossary\nOne word for each thing, on this page and in all that is written about it."
+LEARN_CREDITS = """## Who thought of it
+
+- RETRO: Borgeaud et al., [Improving language models by retrieving from trillions of tokens](https://arxiv.org/abs/2112.04426)
+- The best explanation in pictures: Jay Alammar, [The Illustrated Retrieval Transformer](https://jalammar.github.io/illustrated-retrieval-transformer/)
+- Which part of a context caused a statement: [ContextCite](https://arxiv.org/abs/2409.00729)
+- Which tokens depend on a context, and on what in it: [PECoRe](https://arxiv.org/abs/2310.01188), and for
+  retrieved documents [MIRAGE](https://arxiv.org/abs/2406.13663)
+"""
+
+
 # ---- Compare
 
 COMPARE_WRITING = (

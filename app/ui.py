@@ -12,6 +12,7 @@ from app.compare import STYLE as COMPARE_STYLE
 from app.errors import shows_errors
 from app.explore import STYLE as EXPLORE_STYLE
 from app.guard import Guard
+from app.learn import STYLE as LEARN_STYLE
 from app.measure import STYLE as MEASURE_STYLE
 from app.parts import StatusLine
 from app.policy import Visitor
@@ -21,6 +22,7 @@ from app.tabs import (
     explore,
     explore_result,
     explore_return,
+    learn,
     measure,
     more_models,
     train,
@@ -68,6 +70,8 @@ def build_demo() -> gr.Blocks:
                 trained = train.build(demo, train_tab, making)
             with gr.Tab("Measure", id="measure") as measuring:
                 measured = measure.build(demo, measuring)
+            with gr.Tab("Learn", id="learn"):
+                taught = learn.build()
         gr.Markdown(text.PRIVACY, elem_id="privacy")
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         dismiss.click(None, outputs=lost, js="() => ''", api_visibility="private")
@@ -89,6 +93,12 @@ def build_demo() -> gr.Blocks:
         )
         for elsewhere in (explore_tab, compare_tab, corpus_tab):
             elsewhere.select(lambda: gr.Timer(active=False), outputs=trained.tick, queue=False, **quiet)
+        result = explorer.result
+        result.follow(
+            taught.lessons.see(
+                learn.see, outputs=[tabs, result.lens, result.progress, result.shown], queue=False, **quiet
+            )
+        )
         demo.load(None, js=(_HERE / "page.js").read_text(encoding="utf-8"), api_visibility="private")
         choices = [*read, library.chosen, explorer.base]
         demo.load(refresh, inputs=choices, outputs=[pill, *choices], **quiet)
@@ -236,6 +246,7 @@ def launch_options() -> dict[str, Any]:
             EXPLORE_STYLE,
             TRAIN_STYLE,
             MEASURE_STYLE,
+            LEARN_STYLE,
         ],
         "share": False,
         "show_error": False,
