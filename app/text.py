@@ -316,8 +316,8 @@ LEARNED_NOTHING_YET = (
     "nothing in them that helps. Train longer, or on texts that are about the same things."
 )
 TRAIN_FURTHER = (
-    "“Use this checkpoint in Explore” makes a model of it. To train it further, start with its name and more "
-    "steps, under Settings."
+    "“Use in Explore” makes a model of a checkpoint and takes you there. To train further, start with the "
+    "same name and more steps, under Settings."
 )
 MODELS_ARE_SHARED = (
     "Models are shared by all visitors of this page, so none is added to them. On your own computer the "

@@ -67,24 +67,25 @@ def build() -> Shown:
         stop_button = gr.Button("Stop", size="md", min_width=80, elem_id="run-stop")
         resume_button = gr.Button("Resume", size="md", min_width=80, elem_id="run-resume")
         delete_button = gr.Button("Delete…", size="md", min_width=80, elem_id="run-delete")
+        checkpoint = gr.Dropdown(
+            choices=[], label="Checkpoint", elem_id="checkpoint", scale=3, min_width=160, visible=False
+        )
+        use = gr.Button("Use in Explore", size="md", elem_id="run-use", min_width=130, visible=False)
     with gr.Row(visible=False, elem_classes="step-row") as sure:
         question = StatusLine(elem_id="run-question")
         yes = gr.Button("Yes, delete", variant="stop", size="sm", min_width=100, elem_id="run-delete-yes")
         no = gr.Button("Keep it", size="sm", min_width=100, elem_id="run-delete-no")
-    with gr.Row(visible=False, elem_classes="step-row") as using:
-        checkpoint = gr.Dropdown(choices=[], label="Checkpoint", elem_id="checkpoint", scale=3, min_width=160)
-        use = gr.Button("Use this checkpoint in Explore", size="md", elem_id="run-use", min_width=210)
     told = StatusLine(elem_id="run-told")
-    curves = Curves(None, elem_id="curves")
-    gr.Markdown(text.SAMPLES, elem_id="samples-title")
-    samples = Samples(None, fetch=fetch_samples, elem_id="samples")
     with gr.Accordion("Log", open=False, visible=False, elem_classes="fold", elem_id="log-fold") as fold:
         log = gr.Textbox(
             label="What the run printed last", lines=6, max_lines=14, interactive=False, elem_id="run-log"
         )
+    curves = Curves(None, elem_id="curves")
+    gr.Markdown(text.SAMPLES, elem_id="samples-title")
+    samples = Samples(None, fetch=fetch_samples, elem_id="samples")
     parts = [
-        listing, facts, buttons, stop_button, resume_button, delete_button, using, checkpoint, curves,
-        samples, fold, log,
+        listing, facts, buttons, stop_button, resume_button, delete_button, use, checkpoint, curves, samples,
+        fold, log,
     ]  # fmt: skip
     shown = Shown(chosen, compared, seen, parts, use, checkpoint, told)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
@@ -157,6 +158,7 @@ def _parts(
     mine = policy.rule(Action.MANAGE_RUN, who.mode, who.role).allowed and who.may_change(info.name)
     saved = [one.step for one in checkpoints(info.folder)]
     can_resume = mine and info.state in (STOPPED, FAILED)
+    usable = mine and bool(saved) and may_use(who)
     asked = run_folder.stop_asked(info.folder)
     return [
         listed,
@@ -167,8 +169,8 @@ def _parts(
         ),
         gr.update(visible=can_resume),
         gr.update(visible=mine and not info.active),
-        gr.update(visible=mine and bool(saved) and may_use(who)),
-        _checkpoints(info, saved),
+        gr.update(visible=usable),
+        _checkpoints(info, saved, usable),
         _curves(info, compared),
         {"run": info.name, "steps": runs.sampled_steps(info.name), "empty": text.NO_SAMPLES},
         gr.update(visible=True, open=True) if info.state == FAILED else gr.update(visible=True),
@@ -176,13 +178,13 @@ def _parts(
     ]
 
 
-def _checkpoints(info: RunInfo, saved: Sequence[int]) -> dict[str, Any]:
+def _checkpoints(info: RunInfo, saved: Sequence[int], usable: bool) -> dict[str, Any]:
     best = run_folder.best_checkpoint(info.folder)
     choices = [(f"newest (step {saved[-1]:,})", _NEWEST)] if saved else []
     if best is not None and best.step != (saved[-1] if saved else None):
         choices.append((f"best by held-out loss (step {best.step:,})", _BEST))
     choices += [(f"step {step:,}", str(step)) for step in reversed(saved[:-1])]
-    return gr.update(choices=choices)
+    return gr.update(choices=choices, visible=usable)
 
 
 def _curves(info: RunInfo, compared: Sequence[str]) -> dict[str, Any]:
