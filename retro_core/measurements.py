@@ -227,6 +227,11 @@ def _starting(at_once: int) -> Iterator[None]:
         yield
 
 
+def command(arguments: Sequence[str]) -> list[str]:
+    """-P: what lies in the folder that it runs in is not for importing."""
+    return [sys.executable, "-P", "-m", "retro_core", *arguments]
+
+
 def _launch(folder: Path, arguments: Sequence[str]) -> None:
     (folder / STOP_FILE).unlink(missing_ok=True)
     (folder / PROGRESS_FILE).unlink(missing_ok=True)
@@ -234,10 +239,8 @@ def _launch(folder: Path, arguments: Sequence[str]) -> None:
     found = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
     with open(folder / LOG_FILE, "wb") as log:
         process = subprocess.Popen(
-            # From its own folder, so that the command that a report quotes names no folder of the server's;
-            # -P: what lies in it is not for importing.
-            [sys.executable, "-P", "-m", "retro_core", *arguments],
-            cwd=folder,
+            command(arguments),
+            cwd=folder,  # so that the command that a report quotes names no folder of the server's
             env={**environment, "PYTHONPATH": os.pathsep.join(found)},
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -379,7 +379,7 @@ def _choices(found: Any) -> list[tuple[str, str]]:
 
 def label(info: Measurement) -> str:
     """An entry of the list."""
-    when = time.strftime("%d %b %H:%M", time.gmtime(info.started)) if info.started else info.name[:13]
+    when = time.strftime("%d %b %H:%M UTC", time.gmtime(info.started)) if info.started else info.name[:13]
     state = "" if info.state == measurements.FINISHED else f" · {words.STATES[info.state]}"
     read = owners.shown(info.order.datastore)
     return f"{when} · {info.order.model} reads {read} · {info.order.title[:70]}{state}"
