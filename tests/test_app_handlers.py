@@ -1,5 +1,6 @@
 """The app's handlers as plain functions: what they yield, and the one sentence they raise."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -157,3 +158,34 @@ def test_a_text_ends_where_it_is_told_to_and_says_so(tiny_model):
     *_, (view, progress, _) = run("Rivers flow north.", False, None, max_new_tokens=8, stop_strings=written)
     assert len(view["tokens"]) - view["prompt_tokens"] < 8
     assert "a text to stop at" in progress["text"]
+
+
+def test_a_text_is_read_as_it_is_and_its_numbers_are_told(tiny_model):
+    steps = list(run(TEXT * 8, True, "rivers", task="read"))
+    view, told, trace_id = steps[-1]
+    assert view["prompt_tokens"] == len(view["tokens"]) and view["title"] == "Your text, read as it is"
+    assert [chunk["index"] for chunk in view["chunks"]] == list(range(len(view["chunks"])))
+    trace = services.trace(trace_id)
+    known = [token for token in trace.data["tokens"] if token["lp_on"] is not None]
+    mean = -sum(token["lp_on"] for token in known) / len(known)
+    assert f"Perplexity {math.exp(mean):,.1f} with retrieval" in told["text"]
+    bits = mean * len(known) / math.log(2) / sum(len(token["text"].encode()) for token in known)
+    assert f"Bits per byte {bits:.2f} with retrieval" in told["text"]
+    *_, (_, told, _) = run(TEXT * 8, False, None, task="read")
+    assert "with retrieval" not in told["text"] and "without retrieval" in told["text"]
+    *_, (_, told, _) = run("Rivers flow north.", True, "rivers", task="read")
+    assert "Shorter than a chunk" in told["text"]
+
+
+@pytest.mark.parametrize(
+    ("form", "measure"), [("bm25", "BM25"), ("random", "drawn at random"), ("dense", "squared L2")]
+)
+def test_a_run_reads_what_the_chosen_retriever_finds(tiny_model, form, measure):
+    *_, (view, _, _) = run("Rivers flow north.", True, "rivers", max_new_tokens=8, form=form)
+    assert view["datastore"]["metric"] == measure
+    assert len(view["chunks"][0]["neighbours"]) == 2
+
+
+def test_a_task_or_retriever_that_is_no_choice_is_refused():
+    assert "Expected write or read" in message(run, "A text.", task="delete")
+    assert "There is no retriever" in message(run, "A text.", form="off")
