@@ -70,7 +70,7 @@ def build_demo() -> gr.Blocks:
                 trained = train.build(demo, train_tab, making)
             with gr.Tab("Measure", id="measure") as measuring:
                 measured = measure.build(demo, measuring)
-            with gr.Tab("Learn", id="learn"):
+            with gr.Tab("Learn", id="learn") as learning:
                 taught = learn.build()
         gr.Markdown(text.PRIVACY, elem_id="privacy")
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
@@ -91,7 +91,7 @@ def build_demo() -> gr.Blocks:
             outputs=[tabs, *read, trained.told],
             **quiet,
         )
-        for elsewhere in (explore_tab, compare_tab, corpus_tab):
+        for elsewhere in (explore_tab, compare_tab, corpus_tab, measuring, learning):
             elsewhere.select(lambda: gr.Timer(active=False), outputs=trained.tick, queue=False, **quiet)
         result = explorer.result
         result.follow(
