@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import gradio as gr
 
+from app import arguments
 from indexing import paths
 from indexing.errors import RetroError
 
@@ -21,7 +22,8 @@ _log = logging.getLogger(__name__)
 
 
 def shows_errors(handler: Callable) -> Callable:
-    """Decorate a handler, generator or not: a RetroError becomes a message, anything else is logged.
+    """Decorate a handler, generator or not: a RetroError becomes a message, anything else is logged. What it
+    is called with is checked against its annotations first.
 
     Gradio shows messages as HTML, and ours may quote a file name or a prompt: hence the escaping.
     """
@@ -39,6 +41,7 @@ def _guarded(handler: Callable, worded: Callable[[str], str]) -> Callable:
         @functools.wraps(handler)
         def generator(*args: Any, **kwargs: Any) -> Any:
             try:
+                args, kwargs = arguments.checked(handler, args, kwargs)
                 yield from handler(*args, **kwargs)
             except Exception as error:
                 _show(error, worded)
@@ -48,6 +51,7 @@ def _guarded(handler: Callable, worded: Callable[[str], str]) -> Callable:
     @functools.wraps(handler)
     def function(*args: Any, **kwargs: Any) -> Any:
         try:
+            args, kwargs = arguments.checked(handler, args, kwargs)
             return handler(*args, **kwargs)
         except Exception as error:
             _show(error, worded)

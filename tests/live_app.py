@@ -33,7 +33,9 @@ class LiveApp:
         prints of a value that it refuses before any handler of ours sees it is not ours to mend."""
         ours = re.compile(rf'File "{re.escape(str(ROOT))}/(?!tests/|app\.py)')
         written = self.log.read_text(encoding="utf-8", errors="replace")[begin:]
-        return [found for found in written.split("Traceback (most recent call last)")[1:] if ours.search(found)]
+        return [
+            found for found in written.split("Traceback (most recent call last)")[1:] if ours.search(found)
+        ]
 
 
 def free_port() -> int:

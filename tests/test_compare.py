@@ -234,7 +234,7 @@ def test_reading_can_be_stopped_between_two_settings():
         (lambda: run(stores=(FIRST, FIRST, compare.NONE)), "would read the same"),
         (lambda: run(stores=(FIRST, compare.NONE, compare.NONE)), "only one text"),
         (lambda: run(stores=("../../etc", SECOND, compare.NONE)), "There is no datastore"),
-        (lambda: run(stores=([FIRST], SECOND, compare.NONE)), "There is no datastore"),
+        (lambda: run(stores=([FIRST], SECOND, compare.NONE)), "Expected a text for first, got a list"),
         (lambda: run(forms=("http://127.0.0.1:1", "dense", "dense")), "cannot be looked into"),
         (lambda: run(model="<b>x</b>"), "There is no model"),
         (lambda: run(max_new_tokens=10**6), "max_new_tokens"),

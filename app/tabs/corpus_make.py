@@ -415,7 +415,7 @@ def _watched(task: tasks.Task) -> Iterator[tuple[Any, ...]]:
 
 
 @shows_errors
-def reattach(known: dict[str, Any] | None, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
+def reattach(known: Any, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
     """(as `index`, and the step): what was begun before the page was loaded anew."""
     who = policy.visitor(request)
     found = tasks.remembered(known, who)
@@ -450,7 +450,7 @@ def lost(name: str) -> str:
 
 
 @shows_errors
-def cancel(known: dict[str, Any] | None, request: gr.Request | None = None) -> dict[str, Any]:
+def cancel(known: Any, request: gr.Request | None = None) -> dict[str, Any]:
     tasks.cancel(known.get("task") if isinstance(known, dict) else None, policy.visitor(request))
     return {"text": "Cancelling…", "tone": "busy"}
 

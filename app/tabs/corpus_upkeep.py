@@ -234,7 +234,7 @@ def _watched(task: tasks.Task, who: Visitor) -> Iterator[tuple[tuple[Any, ...], 
 
 
 @shows_errors
-def reattach(known: dict[str, Any] | None, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
+def reattach(known: Any, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
     """What was begun before the page was loaded anew."""
     who = policy.visitor(request)
     found = tasks.remembered(known, who)
