@@ -20,7 +20,6 @@ class Handler:
     number: int
     name: str
     inputs: list[tuple[str, dict[str, Any]]]
-    queued: bool
     events: list[str]
 
     def __str__(self) -> str:
@@ -48,7 +47,7 @@ class Answer:
 
 
 class BareClient:
-    """One visitor. Its cookies and session are its own, and it is asked what a page asks when it is loaded."""
+    """One visitor, with cookies and a session of its own; it begins with what a page asks when it is loaded."""
 
     def __init__(self, address: str, timeout: float = 60, headers: dict[str, str] | None = None):
         self.http = httpx.Client(base_url=address, timeout=timeout, headers=headers, trust_env=False)
@@ -75,7 +74,6 @@ class BareClient:
                     for i in found["inputs"]
                     if i in self.components
                 ],
-                queued=found["queue"],
                 events=[event for _, event in found["targets"]],
             )
             for found in self.config["dependencies"]
@@ -98,30 +96,16 @@ class BareClient:
         return self.call_all([Call(handler, list(data), event_data)])[0]
 
     def call_all(self, calls: Sequence[Call]) -> list[Answer]:
-        """Through the queue, all in one session; those that pass it by, one after the other. Twenty at a time
-        leave the queue room for others; what Gradio cannot write back, half a character, cuts off what is asked
-        for beside it."""
+        """Through the queue, in one session. Twenty at a time leave it room for others; what Gradio cannot write
+        back, half a character, cuts off what is asked for beside it."""
         answers = [Answer(call) for call in calls]
-        for answer in answers:
-            if not answer.call.handler.queued:
-                self._run(answer)
-        queued = [answer for answer in answers if answer.call.handler.queued]
-        cutting = [answer for answer in queued if _HALF in json.dumps(answer.call.data)]
-        usual = [answer for answer in queued if not any(answer is other for other in cutting)]
+        cutting = [answer for answer in answers if _HALF in json.dumps(answer.call.data)]
+        usual = [answer for answer in answers if not any(answer is other for other in cutting)]
         for begin in range(0, len(usual), 20):
             self._join(usual[begin : begin + 20])
         for answer in cutting:
             self._join([answer])
         return answers
-
-    def _run(self, answer: Answer) -> None:
-        response = self._post("/run/predict", self._body(answer.call))
-        answer.status, answer.said, answer.answered = response.status_code, response.text, True
-        answer.ok = response.status_code == 200
-        if answer.ok:
-            answer.outputs = response.json().get("data") or []
-        else:
-            answer.error = _error_of(response)
 
     def _join(self, answers: list[Answer]) -> None:
         waiting: dict[str, Answer] = {}
