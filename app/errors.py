@@ -4,13 +4,14 @@ import functools
 import html
 import inspect
 import logging
+import secrets
 import tempfile
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import gradio as gr
 
-from app import arguments
+from app import arguments, owners
 from indexing import paths
 from indexing.errors import RetroError
 
@@ -68,7 +69,7 @@ def sentence(error: RetroError) -> str:
         (tempfile.gettempdir(), "…"),
     ):
         said = said.replace(str(folder), word)
-    return said
+    return owners.shown(said)
 
 
 def _show(error: Exception, worded: Callable[[str], str]) -> NoReturn:
@@ -76,5 +77,6 @@ def _show(error: Exception, worded: Callable[[str], str]) -> NoReturn:
         raise error
     if isinstance(error, RetroError):
         raise gr.Error(worded(sentence(error)), duration=20, print_exception=False) from error
-    _log.exception("A handler failed", exc_info=error)
-    raise gr.Error(OUR_FAULT, print_exception=False) from error
+    number = secrets.token_hex(4)  # by which its lines in the log are found
+    _log.exception("A handler failed: error %s", number, exc_info=error)
+    raise gr.Error(f"{OUR_FAULT} Error {number}.", print_exception=False) from error
