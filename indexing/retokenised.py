@@ -15,6 +15,8 @@ from indexing.embedder import Embedder
 from indexing.neighbours import NO_CHUNK, Neighbours
 from indexing.tokenizer import Tokenizer
 
+RETOKENISED = " (texts retokenised)"  # how the names of such datastores end
+
 
 class RetokenisedDatastore:
     """A `Retriever` over `datastore` for a model with `tokenizer` and chunks of `chunk_size` tokens.
@@ -27,7 +29,7 @@ class RetokenisedDatastore:
 
     def __init__(self, datastore: Datastore, tokenizer: Tokenizer, chunk_size: int):
         self.datastore, self.tokenizer, self.chunk_size = datastore, tokenizer, chunk_size
-        self.name = f"{datastore.name} (texts retokenised)"
+        self.name = datastore.name + RETOKENISED
         self.path, self.fingerprint = datastore.path, datastore.fingerprint
         self.chunks, self.documents = datastore.chunks, datastore.documents
 

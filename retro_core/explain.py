@@ -29,7 +29,7 @@ from retro_core.counterfactual import (
     read_without,
 )
 from retro_core.generation import encode_prompt
-from retro_core.model import Capture
+from retro_core.model import Capture, Retro
 from retro_core.trace import (
     FORMAT,
     VERSION,
@@ -219,6 +219,18 @@ def _alternatives(logits: Tensor, tokenizer: Tokenizer) -> list[list[list[Any]]]
         [[words[token], value] for token, value in zip(row, row_values, strict=True)]
         for row, row_values in zip(best.tolist(), values.tolist(), strict=True)
     ]
+
+
+@torch.inference_mode()
+def likeliest(model: Retro, ids: Sequence[int], neighbours: Neighbours | None, count: int = 50) -> list[int]:
+    """The likeliest tokens after `ids`, likeliest first.
+
+    neighbours  of the text's complete chunks and perhaps of later ones, leading axis (l,); None is Retro[Off]
+    """
+    complete = num_chunks(len(ids), model.config.chunk_size)
+    given = None if neighbours is None or not complete else neighbours.chunks(0, complete)
+    logits = read(model, ids, given).output.logits[0, -1].float()
+    return logits.topk(min(count, logits.shape[-1])).indices.tolist()
 
 
 def _shown(tokenizer: Tokenizer, token: int) -> str:

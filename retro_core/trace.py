@@ -29,6 +29,7 @@ _TOKEN_SCORES = ("id", "text", "lp_on", "lp_off")
 _CARD_SCORES = (
     "rank", "chunk_id", "document_id", "title", "offset", "distance", "score", "share", "influence", "copied",
 )  # fmt: skip
+_SMALL = (14, 40)  # rows and columns of a head in small
 _MAX_TOKENS, _MAX_NEIGHBOURS, _MAX_TEXT = 16_384, 64, 100_000
 _MAX_INTEGER, _MAX_REAL = 2**53, 1e300  # what JavaScript counts exactly; what it can still add up
 
@@ -99,6 +100,33 @@ class Trace:
         chosen = weights * scales[..., None, None] / 255
         chosen = chosen.mean(axis=0) if layer is None else chosen[layer]
         return pack_map(chosen.mean(axis=0) if head is None else chosen[head])
+
+    def head_overview(self, chunk: int | None) -> dict[str, Any]:
+        """All heads of a chunk's attention in small: {"layers", "heads", "rows", "cols", "data": bytes of
+        (layers, heads, rows, cols) in base64, each head to its own maximum, "focus": (layers, heads)}.
+
+        focus  1 less the mean entropy of the rows, of the largest that it can be: 1 where each token looks at
+               one token alone, 0 where all are looked at alike
+
+        Raises TraceError as `attention_map` does.
+        """
+        self.attention_map(chunk)
+        found = self.data["chunks"][chunk]["attention_heads"]
+        shape = (found["layers"], found["heads"], found["rows"], found["cols"])
+        weights = np.frombuffer(base64.b64decode(found["data"]), dtype=np.uint8).reshape(shape)
+        weights = weights.astype(np.float32)
+        small = _reduced(_reduced(weights, 2, _SMALL[0]), 3, _SMALL[1])
+        peak = small.max(axis=(2, 3), keepdims=True, initial=0)
+        data = np.rint(small / np.maximum(peak, 1e-6) * 255).astype(np.uint8)
+        rows = weights / np.maximum(weights.sum(axis=-1, keepdims=True), 1e-6)
+        entropy = -(rows * np.log(np.maximum(rows, 1e-12))).sum(axis=-1)
+        looked = np.count_nonzero(weights.any(axis=(0, 1, 2)))  # padding is looked at by nobody
+        focus = 1 - entropy.mean(axis=-1) / np.log(max(2, looked)) if shape[2] else np.zeros(shape[:2])
+        return {
+            "layers": shape[0], "heads": shape[1], "rows": data.shape[2], "cols": data.shape[3],
+            "data": base64.b64encode(data.tobytes()).decode(),
+            "focus": [[round(float(one), 3) for one in layer] for layer in np.clip(focus, 0, 1)],
+        }  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------- making one
@@ -222,6 +250,14 @@ def describe_copies(
         "copy_neighbour": _spans_of(theirs),
         "copies": sorted(copies, key=lambda copy: copy["read"]),
     }
+
+
+def _reduced(weights: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """The largest of each of `size` stretches along an axis; the axis as it is if it is shorter."""
+    length = weights.shape[axis]
+    if length <= size:
+        return weights
+    return np.maximum.reduceat(weights, np.arange(size) * length // size, axis=axis)
 
 
 def _spans_of(marked: np.ndarray) -> list[list[int]]:

@@ -35,9 +35,14 @@ def test_templates_hold_no_script_or_remote_address(part):
 
 
 def test_the_lens_asks_under_the_name_that_its_script_calls():
-    lens = RetroLens(None, fetch_map=lambda request: {"got": request})
-    assert "server.attention_map(" in script()
-    assert lens.attention_map({"chunk": 1}) == {"got": {"chunk": 1}}
+    def told(wanted, request):
+        return {"got": wanted}
+
+    lens = RetroLens(None, fetch_map=told, fetch_heads=told, fetch_standing=told, fetch_source=told)
+    for name in ("attention_map", "heads", "standing", "source"):
+        assert f"server.{name}(" in script()
+        assert getattr(lens, name)({"chunk": 1}) == {"got": {"chunk": 1}}
+    assert set(re.findall(r'trigger\("(\w+)"', script())) == {"wish", "restore"}
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="needs node to run the lens's pure functions")

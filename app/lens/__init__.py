@@ -11,33 +11,62 @@ from typing import Any
 import gradio as gr
 
 from app import scripts
+from app.parts import Part
 
 _HERE = Path(__file__).parent
 STYLE = _HERE / "lens.css"
 VALUES = _HERE / "js" / "1-values.js"  # functions that other components use too
 
+Answer = Callable[[Any, gr.Request | None], dict[str, Any]]
+_NOTHING = {"error": "This page cannot tell."}
 
-class RetroLens(gr.HTML):
+
+class RetroLens(Part):
     """Shows `Trace.view()`, or the partial views of a running generation. None is an empty lens.
 
     A view has an `id`; views with the same id are states of one text and are drawn into each other.
 
-    fetch_map  asked by the page for one layer's or head's map with {"trace", "chunk", "layer", "head"},
-               which may be anything; returns {"rows", "cols", "scale", "data"} or {"error": sentence}
+    What the page asks with may be anything; what cannot be answered is {"error": sentence}.
+
+    fetch_map       one layer's or head's map, asked with {"trace", "chunk", "layer", "head"}:
+                    {"rows", "cols", "scale", "data"}
+    fetch_heads     all heads of a chunk in small, see `Trace.head_overview`, asked with {"trace", "chunk"}
+    fetch_standing  what of a trace can be had here, asked with {"trace"}: see `explore_change_here.standing`
+    fetch_source    a neighbour in its document, asked with {"trace", "chunk", "rank"}
+
+    Events: `wish` is a change that somebody wants, see `explore_change.wish_of`; `restore` leads back to the
+    trace {"trace"}. A value {"refused": sentence} answers a wish and leaves what is shown as it is.
     """
 
     def __init__(
-        self, value: dict[str, Any] | None = None, *, fetch_map: Callable[[Any], dict], **kwargs: Any
+        self,
+        value: dict[str, Any] | None = None,
+        *,
+        fetch_map: Answer,
+        fetch_heads: Answer = lambda *asked: _NOTHING,
+        fetch_standing: Answer = lambda *asked: _NOTHING,
+        fetch_source: Answer = lambda *asked: _NOTHING,
+        **kwargs: Any,
     ):
-        def attention_map(request: Any) -> dict:  # the name under which the script calls it
-            return fetch_map(request)
+        # The script calls them by these names.
+        def attention_map(wanted: Any, request: gr.Request | None = None) -> dict:
+            return fetch_map(wanted, request)
+
+        def heads(wanted: Any, request: gr.Request | None = None) -> dict:
+            return fetch_heads(wanted, request)
+
+        def standing(wanted: Any, request: gr.Request | None = None) -> dict:
+            return fetch_standing(wanted, request)
+
+        def source(wanted: Any, request: gr.Request | None = None) -> dict:
+            return fetch_source(wanted, request)
 
         super().__init__(
             value=value,
             html_template=(_HERE / "lens.html").read_text(encoding="utf-8"),
             js_on_load=script(),
             apply_default_css=False,
-            server_functions=[attention_map],
+            server_functions=[attention_map, heads, standing, source],
             **kwargs,
         )
 

@@ -51,10 +51,18 @@ const view = {
   neighbour: null, // neighbour picked with its number
   colour: "gain",
   colourChosen: false,
-  layer: null,
-  head: null, // null is the mean
-  map: null,
+  heads: [], // [layer, head] each, head null for a layer's mean; none is the mean of all
+  hideSinks: false,
+  map: null, // what is drawn: without sinks and muted neighbours where that is asked for
+  base: null, // what the server sent last
+  muted: null, // {chunk, rank} left out here, by what was recorded
+  before: false, // the original is shown for comparison
+  masked: false, // after a change: the attention of before, less what was muted, instead of the model's new one
+  waiting: "",
+  refused: "",
+  standing: null, // what the server says of changing this trace
 };
+const originals = new Map(); // traces that others came from, by id
 
 function chunkNow() {
   return (view.trace && view.trace.chunks[view.chunk]) || null;

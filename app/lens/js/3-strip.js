@@ -18,7 +18,7 @@ function drawStrip() {
     title.textContent = "Chunk " + (index + 1) + " → " + (index + 2);
     spark.replaceChildren(sparkline(chunk));
     const stage = stageOf(index);
-    gain.textContent = stage ? stage + "…" : gainText(chunk);
+    gain.textContent = stage ? stage + "…" : gainBefore(index) || gainText(chunk);
     card.classList.toggle("lens-busy", Boolean(stage));
     card.setAttribute("aria-label", "Chunk " + (index + 1) + " asked, chunk " + (index + 2) + " read: " + gain.textContent);
     const selected = index === view.chunk;
@@ -37,6 +37,14 @@ function gainText(chunk) {
   if (!rangeLength(chunk.read)) return "nothing read yet";
   if (!chunk.neighbours.length) return "found nothing";
   return known(chunk.gain) ? signed(chunk.gain) + " nats/token" : rangeLength(chunk.read) + " tokens";
+}
+
+// "+1.90 → −0.05 nats", where a change made another of it.
+function gainBefore(index) {
+  const { change, chunks } = view.trace;
+  const before = lpBefore() && change.before.gain[index];
+  const now = chunks[index].gain;
+  return known(before) && known(now) && Math.abs(before - now) > 0.005 ? signed(before) + " → " + signed(now) + " nats" : "";
 }
 
 // Bars up in orange where retrieval helped, down in blue where it hurt: sign is position as well as hue.
@@ -95,10 +103,18 @@ function drawStory() {
   const longest = known(chunk.overlap) ? Math.round(chunk.overlap * reading) : 0;
   const shared = longest > 2 ? "; " + longest + " of them in a row also stand in a neighbour" : "";
   story.append(step("read", "by the next " + reading + (reading === 1 ? " token" : " tokens") + effect + shared));
-  const nearest = Math.min(...chunk.neighbours.map((neighbour) => neighbour.distance ?? 0));
-  if (nearest > 1) {
-    story.append(make("span", "lens-warning", "No close neighbour (nearest L2 " + nearest.toFixed(2) + "): expect little help."));
-  }
+  const warning = farWarning(chunk);
+  if (warning) story.append(make("span", "lens-warning", warning));
+}
+
+// By how far the datastore's own chunks are from each other; where nobody knows, by the distance alone.
+function farWarning(chunk) {
+  const measured = chunk.neighbours.filter((card) => known(card.distance));
+  if (!measured.length) return "";
+  const nearest = measured.reduce((a, b) => (b.distance < a.distance ? b : a));
+  const share = farOf(chunk.index, nearest.rank - 1);
+  const words = known(share) ? farText(share) : nearest.distance > 1 ? "out of 0 (the same) to 4 (the opposite)" : "";
+  return words ? "⚠ No close neighbour: the nearest, L2 " + nearest.distance.toFixed(2) + ", is " + words + ". Expect little help." : "";
 }
 
 // What made this text, in a line.
@@ -115,6 +131,8 @@ function drawStage() {
   const status = trace.status;
   const running = status && !["done", "stopped"].includes(status.stage);
   part("title").textContent = display(trace.title || (running ? "Your prompt" : "Your prompt, continued"));
+  part("intro").hidden = !String(trace.id).startsWith("recorded-");
+  part("intro").textContent = trace.retrieval ? "This model looked things up while it wrote. Hover any word." : "Hover any word.";
   part("stage").textContent = status ? display(status.text || status.stage) : facts(trace);
   part("stage").classList.toggle("lens-running", Boolean(running));
   root.setAttribute("aria-busy", String(Boolean(running)));

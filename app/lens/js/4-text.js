@@ -11,7 +11,7 @@ for (const mark of [asks, reads, readsEnd, written]) mark.setAttribute("aria-hid
 function drawText() {
   const { trace } = view;
   const holder = part("text");
-  const kept = trace.id === shownId ? commonStart(trace.tokens) : 0;
+  const kept = rootOf(trace) === shownId ? commonStart(trace.tokens) : 0;
   if (!kept) {
     holder.replaceChildren();
     spans = [];
@@ -22,7 +22,7 @@ function drawText() {
     }
   }
   for (const span of spans.splice(kept)) if (span) span.remove();
-  shownId = trace.id;
+  shownId = rootOf(trace);
   for (let i = spans.length; i < trace.tokens.length; i++) {
     if (i < trace.pad) {
       spans.push(null);
@@ -115,7 +115,7 @@ function colourText() {
       tint(span, row !== null && row < map.rows ? fill("teal", strength(look[i - row0], peak)) : "");
       return;
     }
-    tint(span, tokenFill(trace.tokens[i]));
+    tint(span, tokenFill(trace.tokens[i], i));
   });
 }
 
@@ -127,9 +127,9 @@ function lookedAt(map, row) {
   return total;
 }
 
-function tokenFill(token) {
-  if (view.colour === "gain") {
-    const gain = gainOf(token);
+function tokenFill(token, i) {
+  if (view.colour === "gain" || view.colour === "change") {
+    const gain = view.colour === "gain" ? gainOf(token) : changeOf(i);
     if (gain === null) return "";
     const opacity = Math.round(Math.min(1, Math.abs(gain) / FULL_GAIN) * 32) / 32;
     return fill(gain > 0 ? "orange" : "blue", opacity);

@@ -21,15 +21,22 @@ function drawInspector() {
     head.append(make("span", "lens-gain " + (gain > 0.1 ? "lens-helped" : gain < -0.1 ? "lens-hurt" : ""), signed(gain) + " nats · " + verdict(gain)));
   }
   panel.replaceChildren(head);
+  const changed = changeOf(i);
+  if (changed !== null && rowOf(i) !== null) {
+    const before = Math.exp(lpBefore()[i]);
+    head.append(make("span", "lens-pin-note", "was " + percent(before) + ", now " + percent(Math.exp(token.lp_on)) + " (" + difference(changed) + " nats by the change)"));
+  }
   if (!known(token.lp_on)) {
     panel.append(make("p", "lens-hint", view.trace.status && view.trace.status.stage !== "done" ? "Not measured yet." : "The first token is given, not predicted."));
     return;
   }
-  panel.append(alternatives(token));
+  panel.append(alternatives(token, i));
   panel.append(attended(i, token));
 }
 
-function alternatives(token) {
+// Pinned, each alternative is a button: the text is written on from there with it.
+function alternatives(token, i) {
+  const forks = i === view.pinned && canChange() && !view.muted;
   const table = make("div", "lens-alternatives");
   const columns = [["with retrieval", token.lp_on, token.alts_on], ["without", token.lp_off, token.alts_off]];
   for (const [label, own, list] of view.trace.retrieval ? columns : columns.slice(1)) {
@@ -38,10 +45,21 @@ function alternatives(token) {
     for (const [text, logProbability] of (list || []).slice(0, 5)) {
       const probability = Math.exp(logProbability);
       const name = make("span", "lens-alt-word" + (text === token.text ? " lens-alt-own" : ""), displayWord(text));
-      column.append(make("div", "lens-alt", name, bar(probability, label === "without" ? "lens-fill-grey" : "lens-fill-ink"), make("span", "lens-num", percent(probability))));
+      const canFork = forks && text !== token.text && text && text !== "(end of document)";
+      const row = make(canFork ? "button" : "div", "lens-alt", name, bar(probability, label === "without" ? "lens-fill-grey" : "lens-fill-ink"), make("span", "lens-num", percent(probability)));
+      if (canFork) {
+        row.type = "button";
+        row.classList.add("lens-fork");
+        row.setAttribute("aria-label", "Fork here: write on with " + displayWord(text) + ", " + percent(probability) + " " + label);
+        row.title = "Fork here: write on from this place with “" + displayWord(text) + "”";
+        row.addEventListener("click", () => forkAt(i, text));
+      }
+      column.append(row);
     }
+    if (label !== "without" && !(list || []).length) column.append(make("p", "lens-hint", view.muted ? "What else might come now, only the model can say: let it read the text." : ""));
     table.append(column);
   }
+  if (forks) table.append(make("p", "lens-hint lens-fork-hint", "Fork here: press another token, and the text is written on with it."));
   return table;
 }
 
@@ -73,6 +91,13 @@ function attended(i, token) {
     }
     note.title = "How much likelier each neighbour alone made this token, in nats: the text was scored again without it.";
     line.append(note);
+    const later = single.filter((neighbour) => known(neighbour.influence.downstream));
+    if (later.length) {
+      const words = later.map(({ rank, influence }) => "#" + rank + " " + difference(influence.downstream)).join(" ");
+      const downstream = make("span", "", make("span", "lens-label", "downstream"), " " + words);
+      downstream.title = "What each neighbour of this chunk did to all tokens after those that read it, in nats per token: through the text alone, as nothing later reads it.";
+      line.append(downstream);
+    }
   }
   if (token.write && token.write.length) {
     const layers = view.trace.model.cca_layers;

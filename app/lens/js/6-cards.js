@@ -6,18 +6,58 @@ let cardsOf = null; // what the cards show, to rebuild them only when it changes
 function drawCards() {
   const chunk = chunkNow();
   const holder = part("cards");
-  const key = chunk ? JSON.stringify([view.trace.id, chunk.index, stageOf(view.chunk), chunk.neighbours.map((n) => [n.chunk_id, n.share, n.copied, n.changed])]) : view.trace.id;
+  const key = chunk ? JSON.stringify([view.trace.id, chunk.index, stageOf(view.chunk), chunk.neighbours.map((n, j) => [n.chunk_id, n.share, n.copied, n.changed, n.influence && n.influence.own, farOf(chunk.index, j)]), cardsState()]) : view.trace.id;
   if (key === cardsOf) return;
   cardsOf = key;
   cells = [];
+  if (formOf && part("cards").contains(formOf.node)) closeForms();
   holder.replaceChildren();
   const count = chunk ? chunk.neighbours.length : 0;
   part("found-note").textContent = count && view.trace.datastore ? "in " + display(view.trace.datastore.name) + ", nearest first" : "";
-  if (!count) {
-    holder.append(make("p", "lens-none", nothingFound(chunk)));
-    return;
+  if (!count) holder.append(make("p", "lens-none", nothingFound(chunk)));
+  else chunk.neighbours.forEach((neighbour, j) => holder.append(card(chunk.neighbours, j)));
+  if (chunk && canChange() && count < view.trace.model.num_neighbours) holder.append(emptyPlace(count));
+}
+
+// What the buttons depend on.
+function cardsState() {
+  return [isFinished(view.base), view.before, view.muted, Boolean(view.standing && view.standing.can), Boolean(view.standing)];
+}
+
+// A chunk that found less than it could: a place for a text of one's own.
+function emptyPlace(j) {
+  const button = action("Paste a text of your own as #" + (j + 1), "paste");
+  button.setAttribute("aria-expanded", "false");
+  const node = make("div", "lens-paste-new", button, make("div", "lens-slot"));
+  node.dataset.neighbour = j;
+  return node;
+}
+
+// Mute works on what was recorded; the others need the model, and say so where it is not here.
+function cardActions(neighbour, j) {
+  const u = view.chunk;
+  const muted = neighbour.changed === "muted";
+  const mute = action(muted ? "Unmute" : "Mute", "mute", muted ? "Let it be read again (M)" : "What would be without it? (M)");
+  mute.setAttribute("aria-pressed", String(muted));
+  mute.disabled = !canMute(neighbour, u);
+  const row = make("div", "lens-actions lens-card-actions", mute);
+  const { standing } = view;
+  const why = standing && !standing.can ? display(standing.why) : "";
+  const helps = {
+    edit: ["Edit", "Change what it says, and read the text again"],
+    paste: ["Paste", "Put a text of your own in its place"],
+    swap: ["Swap", "Exchange it with another neighbour of this text"],
+    source: ["Source", "Where it stands in its document"],
+  };
+  for (const [name, [label, help]] of Object.entries(helps)) {
+    const button = action(label, name, why && name !== "source" ? why : help);
+    button.setAttribute("aria-expanded", "false");
+    button.disabled = name === "source" ? neighbour.chunk_id === null || !isFinished(view.base) : !canChange() || (muted && name !== "paste");
+    row.append(button);
   }
-  chunk.neighbours.forEach((neighbour, j) => holder.append(card(chunk.neighbours, j)));
+  for (const button of row.children) button.setAttribute("aria-label", button.textContent + " neighbour " + neighbour.rank);
+  if (mute.disabled && why) mute.title = why;
+  return row;
 }
 
 function nothingFound(chunk) {
@@ -42,7 +82,7 @@ function card(neighbours, j) {
   where.title = known(neighbour.offset) ? "Starts at character " + neighbour.offset + " of the document" : "";
   const done = neighbour.changed ? make("span", "lens-changed", neighbour.changed) : null;
   const meters = make("div", "lens-meters" + (neighbour.influence ? " lens-meters-four" : ""));
-  if (known(neighbour.distance)) meters.append(meter("closeness", neighbour.closeness ?? 0, "L2 " + neighbour.distance.toFixed(2), "Longer is closer. Squared L2 distance between the two chunks' embeddings."));
+  if (known(neighbour.distance)) meters.append(meter("closeness", neighbour.closeness ?? 0, "L2 " + neighbour.distance.toFixed(2), "Longer is closer. Squared L2 distance between the two chunks' embeddings: " + neighbour.distance.toFixed(5) + "."));
   if (known(neighbour.copied)) meters.append(meter("copied", neighbour.copied, percent(neighbour.copied), "Share of the reading window that also stands here, in runs of at least 3 tokens." + copiedFrom(neighbour)));
   if (known(neighbour.share)) meters.append(meter("attention", neighbour.share, percent(neighbour.share), "Share of the reading window's attention that went to this neighbour. The shares of all neighbours sum to 100 %, useful or not."));
   if (neighbour.influence) meters.append(influenceMeter(neighbours, j));
@@ -62,7 +102,9 @@ function card(neighbours, j) {
     found.append(span);
   });
   if (!neighbour.f_len) found.append(make("span", "lens-ends", "the document ends here"));
-  const node = make("article", "lens-neighbour", make("header", "", rank, title, done, where), meters, effect(neighbours, j), found);
+  const far = farText(farOf(view.chunk, j));
+  const warning = far ? make("p", "lens-far", "⚠ " + far[0].toUpperCase() + far.slice(1)) : null;
+  const node = make("article", "lens-neighbour", make("header", "", rank, title, done, where), meters, effect(neighbours, j), warning, found, cardActions(neighbour, j), make("div", "lens-slot"));
   node.dataset.neighbour = j;
   node.classList.toggle("lens-muted", neighbour.changed === "muted");
   node.setAttribute("aria-label", "Neighbour " + neighbour.rank);
@@ -113,7 +155,7 @@ function colourCells() {
   const rowScale = part("row-scale").checked;
   cells.forEach((cell, col) => {
     if (!cell) return;
-    if (!map || blank || col >= map.cols) return tint(cell, "");
+    if (!map || blank || col >= map.cols || map.hidden.has(col)) return tint(cell, "");
     const value = row !== null && row < map.rows
       ? strength(map.at(row, col), rowScale ? map.rowMax[row] : map.max)
       : strength(map.columnMean[col], map.meanMax);

@@ -1,11 +1,11 @@
 // Heat map of cross-attention: drawn once per map, theme and width; hovering touches only the layer above.
 
-const GUTTER = 30;
 const TOP = 20;
 const GAP = 10;
-const fetched = new Map(); // maps of single heads, by trace, chunk, layer and head
+const fetched = new Map(); // maps by trace, chunk, layer and head
 const sheet = document.createElement("canvas"); // one pixel per weight
 let box = null; // geometry of the map on screen
+let mapFailure = ""; // why the map that was asked for is not here
 
 function drawMap() {
   const base = part("base");
@@ -27,9 +27,12 @@ function drawMap() {
   }
   const count = chunk.neighbours.length;
   const length = neighbourLength();
-  const rowHeight = Math.max(5, Math.min(14, Math.floor(390 / map.rows)));
-  const blockWidth = (width - GUTTER - GAP * (count - 1) - 2) / count;
-  box = { width, height: TOP + rowHeight * map.rows + 2, rowHeight, blockWidth, count, length, rows: map.rows };
+  const large = part("full").open;
+  const rowHeight = Math.max(5, Math.min(large ? 26 : 14, Math.floor((large ? window.innerHeight - 250 : 390) / map.rows)));
+  const worded = large && rowHeight > 9 && width > 700; // room for the tokens themselves
+  const gutter = worded ? 120 : 30;
+  const blockWidth = (width - gutter - GAP * (count - 1) - 2) / count;
+  box = { gutter, width, height: TOP + rowHeight * map.rows + 2, rowHeight, blockWidth, count, length, rows: map.rows };
   const ratio = window.devicePixelRatio || 1;
   for (const canvas of [base, over]) {
     canvas.width = Math.round(box.width * ratio);
@@ -58,9 +61,11 @@ function drawMap() {
   }
   context.fillStyle = soft;
   context.textAlign = "right";
-  const step = Math.max(1, Math.round(48 / rowHeight / 4) * 4);
+  const step = worded ? 1 : Math.max(1, Math.round(48 / rowHeight / 4) * 4);
   for (let row = 0; row < map.rows; row += step) {
-    context.fillText(String(chunk.read[0] + row), GUTTER - 5, TOP + (row + 0.5) * rowHeight);
+    const at = chunk.read[0] + row;
+    const label = worded ? shortened(displayWord(view.trace.tokens[at].text), 12) + "  " + at : String(at);
+    context.fillText(label, gutter - 5, TOP + (row + 0.5) * rowHeight);
   }
   drawScale();
   drawFrame();
@@ -88,9 +93,9 @@ function paintSheet(map) {
   for (let row = 0, i = 0; row < map.rows; row++) {
     const full = rowScale ? map.rowMax[row] : map.max;
     for (let col = 0; col < map.cols; col++, i++) {
-      const share = cells[col] === null ? -1 : strength(map.weights[i], full);
+      const share = cells[col] === null || map.hidden.has(col) ? -1 : strength(map.weights[i], full);
       for (let c = 0; c < 3; c++) image.data[i * 4 + c] = low[c] + (high[c] - low[c]) * Math.max(0, share);
-      image.data[i * 4 + 3] = share < 0 ? 0 : 255; // padding stays empty
+      image.data[i * 4 + 3] = share < 0 ? 0 : 255; // padding and what is hidden stay empty
     }
   }
   context.putImageData(image, 0, 0);
@@ -107,12 +112,14 @@ function drawScale() {
   }
   const ramp = make("i", "lens-ramp");
   ramp.style.background = "linear-gradient(90deg," + stops.join(",") + ")";
-  part("scale").replaceChildren("attention 0 ", ramp, rowScale ? " maximum of the row" : " " + percent(view.map.max));
+  const removed = view.map.removed > 0.0005 ? " · " + percent(view.map.removed) + " of the weight left out" : "";
+  const times = rowScale || !(view.map.max > 0) ? "" : " (×" + (1 / view.map.max).toFixed(1) + ")";
+  part("scale").replaceChildren("attention 0 ", ramp, rowScale ? " maximum of the row" : " " + percent(view.map.max) + times, removed);
 }
 
 function columnX(col) {
   const j = Math.floor(col / box.length);
-  return GUTTER + j * (box.blockWidth + GAP) + ((col % box.length) / box.length) * box.blockWidth;
+  return box.gutter + j * (box.blockWidth + GAP) + ((col % box.length) / box.length) * box.blockWidth;
 }
 
 function drawFrame() {
@@ -123,7 +130,7 @@ function drawFrame() {
   context.lineWidth = 1.5;
   const row = rowOf(paintedToken());
   if (row !== null && row < box.rows) {
-    context.strokeRect(GUTTER - 1, TOP + row * box.rowHeight - 1, box.width - GUTTER, box.rowHeight + 2);
+    context.strokeRect(box.gutter - 1, TOP + row * box.rowHeight - 1, box.width - box.gutter, box.rowHeight + 2);
   }
   if (view.column !== null && cells[view.column]) {
     const width = Math.max(2, box.blockWidth / box.length);
@@ -134,7 +141,7 @@ function drawFrame() {
 function mapPosition(event) {
   if (!box) return null;
   const bounds = part("over").getBoundingClientRect();
-  const x = event.clientX - bounds.left - GUTTER;
+  const x = event.clientX - bounds.left - box.gutter;
   const y = event.clientY - bounds.top - TOP;
   const row = Math.floor(y / box.rowHeight);
   const j = Math.floor(x / (box.blockWidth + GAP));
@@ -148,7 +155,7 @@ function drawMapTip() {
   const chunk = chunkNow();
   const row = rowOf(paintedToken());
   if (!box || view.column === null || row === null || !cells[view.column]) {
-    tip.textContent = view.neighbour !== null && box ? "Teal in the text: which tokens looked at neighbour #" + (view.neighbour + 1) + "." : "";
+    tip.textContent = mapFailure || (view.neighbour !== null && box ? "Teal in the text: which tokens looked at neighbour #" + (view.neighbour + 1) + "." : "");
     return;
   }
   const j = Math.floor(view.column / box.length);
@@ -157,72 +164,124 @@ function drawMapTip() {
   tip.textContent = "“" + from + "” → “" + to + "” (#" + (j + 1) + "): " + percent(view.map.at(row, view.column));
 }
 
-// Mean, every layer's mean and every single head, as one row of buttons per layer.
-function drawPicker() {
-  const picker = part("picker");
-  const { cca_layers: layers, heads } = view.trace.model;
-  const offered = Boolean(chunkNow() && chunkNow().attention) && layers.length * heads <= 1024;
-  picker.hidden = !offered;
-  const key = JSON.stringify([layers, heads]);
-  if (picker.dataset.key !== key) {
-    picker.dataset.key = key;
-    picker.replaceChildren(group("", [pick("mean of all", null, null)]));
-    layers.forEach((layer, l) => {
-      const buttons = [pick("all heads", l, null)];
-      for (let head = 0; head < heads; head++) buttons.push(pick(String(head + 1), l, head));
-      picker.append(group("layer " + layer, buttons));
-    });
-  }
-  for (const button of picker.querySelectorAll("button")) {
-    const on = button.dataset.layer === String(view.layer) && button.dataset.head === String(view.head);
-    button.setAttribute("aria-checked", String(on));
-    button.tabIndex = on ? 0 : -1;
-  }
+// ---- Which map: of which heads, without which columns
+
+// The trace whose weights are drawn. What was muted here, or is compared, is taken out of the recorded ones.
+function mapSource() {
+  if (view.muted) return view.base;
+  return (view.masked && originals.get(rootOf(view.trace))) || view.trace;
 }
 
-function group(label, buttons) {
-  return make("span", "lens-group", label ? make("span", "lens-label", label) : null, ...buttons);
-}
-
-function pick(label, layer, head) {
-  const button = make("button", "", label);
-  button.type = "button";
-  button.setAttribute("role", "radio");
-  button.dataset.layer = String(layer);
-  button.dataset.head = String(head);
-  if (layer !== null) button.setAttribute("aria-label", "layer " + view.trace.model.cca_layers[layer] + (head === null ? ", all heads" : ", head " + (head + 1)));
-  return button;
+function mapKey(source, chunk, layer, head) {
+  return [source.id, chunk, layer, head].join("/");
 }
 
 // The mean comes with the page; a single head is asked for when wanted. The old map stays until it is here.
 async function loadMap() {
-  const chunk = chunkNow();
+  const source = mapSource();
+  const chunk = source.chunks[view.chunk];
   if (!chunk || !chunk.attention) {
     view.map = null;
     return;
   }
-  const key = [view.trace.id, chunk.index, view.layer, view.head].join("/");
-  if (view.layer === null && !fetched.has(key)) fetched.set(key, unpack(chunk.attention));
-  if (!fetched.has(key)) {
-    part("map").setAttribute("aria-busy", "true");
-    let answer;
-    try {
-      answer = await server.attention_map({ trace: view.trace.id, chunk: chunk.index, layer: view.layer, head: view.head });
-    } catch (error) {
-      answer = { error: "The server did not answer. Is it still running?" };
-    }
-    part("map").removeAttribute("aria-busy");
-    if (key !== [view.trace.id, view.chunk, view.layer, view.head].join("/")) return; // the visitor moved on
-    if (answer.error) {
-      view.layer = view.head = null;
-      part("map-tip").textContent = answer.error;
-      drawPicker();
-      return;
-    }
-    if (fetched.size > 200) fetched.clear();
-    fetched.set(key, unpack(answer));
-  }
-  const map = fetched.get(key);
-  const fits = map && map.rows === rangeLength(chunk.read) && map.cols >= chunk.neighbours.length * neighbourLength();
-  view.map = fits ? map : null;
+  const wanted = view.heads.length ? view.heads : [[null, null]];
+  const first = mapKey(source, chunk.index, null, null);
+  if (!fetched.has(first)) fetched.set(first, unpack(chunk.attention));
+  const missing = wanted.filter(([layer, head]) => !fetched.has(mapKey(source, chunk.index, layer, head)));
+  if (missing.length && !(await fetchMaps(source, chunk.index, missing))) return;
+  const maps = wanted.map(([layer, head]) => fetched.get(mapKey(source, chunk.index, layer, head)));
+  const fits = maps.every((map) => map && map.rows === rangeLength(chunk.read) && map.cols >= chunk.neighbours.length * neighbourLength());
+  view.map = fits ? shownMap(meanMap(maps)) : null;
 }
+
+async function fetchMaps(source, chunk, missing) {
+  part("map").setAttribute("aria-busy", "true");
+  const before = JSON.stringify(view.heads);
+  let answers;
+  try {
+    answers = await Promise.all(missing.map(([layer, head]) => server.attention_map({ trace: source.id, chunk, layer, head })));
+  } catch (error) {
+    answers = [{ error: "The server did not answer. Is it still running?" }];
+  }
+  part("map").removeAttribute("aria-busy");
+  if (fetched.size > 300) fetched.clear();
+  const failed = answers.find((answer) => answer.error);
+  mapFailure = failed ? failed.error : "";
+  if (!failed) answers.forEach((answer, i) => fetched.set(mapKey(source, chunk, ...missing[i]), unpack(answer)));
+  if (mapSource() !== source || view.chunk !== chunk || before !== JSON.stringify(view.heads)) return false; // the visitor moved on
+  if (!failed) return fetched.has(mapKey(source, chunk, null, null)) || loadMap().then(() => false);
+  view.heads = [];
+  drawPicker();
+  await loadMap();
+  return false;
+}
+
+// Without the columns that are hidden: those of muted neighbours, and sinks where that is asked for. Nothing is
+// made larger in their place, and how much is missing is said.
+function shownMap(map) {
+  const chunk = chunkNow();
+  const length = neighbourLength();
+  const hidden = new Set();
+  chunk.neighbours.forEach((card, j) => {
+    if (card.changed === "muted") for (let col = j * length; col < (j + 1) * length; col++) hidden.add(col);
+  });
+  const sinks = sinkColumns(map).filter((col) => !hidden.has(col) && cells[col]);
+  if (view.hideSinks) for (const col of sinks) hidden.add(col);
+  let removed = 0;
+  for (const col of hidden) removed += map.columnMean[col] ?? 0;
+  return Object.assign(maskMap(map, hidden), { hidden, sinks, removed });
+}
+
+function drawSwitches() {
+  const { map } = view;
+  const chunk = chunkNow();
+  const muted = Boolean(chunk) && chunk.neighbours.some((card) => card.changed === "muted");
+  part("mass-switch").hidden = !muted || view.before;
+  part("mass").checked = muted && !view.muted && !view.masked;
+  part("mass").disabled = view.muted ? !canChange() : !originals.has(rootOf(view.trace));
+  const sinks = map ? map.sinks : [];
+  const words = [...new Set(sinks.map((col) => "“" + displayWord(chunk.neighbours[Math.floor(col / neighbourLength())].tokens[col % neighbourLength()]) + "”"))];
+  part("sinks").checked = view.hideSinks;
+  part("sink-switch").hidden = !sinks.length;
+  part("sink-words").textContent = "hide what every token looks at: " + words.slice(0, 4).join(" ") + (words.length > 4 ? " …" : "");
+  part("sink-words").title = sinks.length + " columns get more than twice their share from at least 4 of 5 tokens. Attention that has nowhere to go often rests on such a place.";
+}
+
+part("mass").addEventListener("change", (event) => {
+  if (view.muted) return askModel("change", {}, "Reading the text again without #" + view.muted.rank + "…");
+  view.masked = !event.target.checked;
+  remap();
+});
+part("sinks").addEventListener("change", (event) => {
+  view.hideSinks = event.target.checked;
+  remap();
+});
+
+async function remap() {
+  await loadMap();
+  redrawMap();
+}
+
+// ---- Full screen
+
+// A dialog of the browser's own: it keeps the focus, and Escape closes it.
+const home = document.createComment("the map's place");
+
+function enlarge() {
+  const full = part("full");
+  if (full.open) return full.close();
+  part("map").before(home);
+  full.append(part("map"));
+  full.showModal();
+  part("enlarge").textContent = "Close";
+  redrawMap();
+  part("enlarge").focus();
+}
+
+part("full").addEventListener("close", () => {
+  home.replaceWith(part("map"));
+  part("enlarge").textContent = "⤢ Full screen";
+  redrawMap();
+  part("enlarge").focus();
+});
+part("enlarge").addEventListener("click", enlarge);

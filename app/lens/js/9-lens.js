@@ -1,6 +1,12 @@
 // Wiring: a new value, a chosen chunk, a pointer, a key.
 
 function show(trace) {
+  if (trace && trace.refused) { // an answer to a wish; what is shown stays
+    Object.assign(view, { waiting: "", refused: trace.refused });
+    drawNotice();
+    if (view.base) askStanding();
+    return;
+  }
   const usable = trace && Array.isArray(trace.tokens);
   part("body").hidden = !usable;
   part("empty").hidden = usable;
@@ -9,22 +15,30 @@ function show(trace) {
     part("title").textContent = part("stage").textContent = "";
     return;
   }
-  const continues = view.trace && view.trace.id === trace.id;
-  view.trace = trace;
-  if (!continues) Object.assign(view, { chosen: false, hover: null, pinned: null, column: null, neighbour: null, layer: null, head: null });
+  const continues = view.base && rootOf(view.base) === rootOf(trace);
+  if (isFinished(trace)) originals.set(trace.id, trace);
+  if (originals.size > 6) originals.delete(originals.keys().next().value);
+  Object.assign(view, { trace, base: trace, muted: null, before: false, masked: false, waiting: "", refused: "" });
+  closeForms();
+  root.dataset.trace = trace.id || "";
+  if (!continues) Object.assign(view, { chosen: false, hover: null, pinned: null, column: null, neighbour: null, heads: [] });
+  if (view.colour === "change" && !lpBefore()) view.colour = "gain";
   if (!view.colourChosen) view.colour = trace.retrieval ? "gain" : "probability";
   if (!view.chosen) view.chunk = bestChunk(trace);
   view.chunk = Math.max(0, Math.min(view.chunk, trace.chunks.length - 1));
   drawStage();
   const grown = drawChunk();
+  drawNotice();
+  askStanding();
   const running = root.getAttribute("aria-busy") === "true";
   if (running) followEnd();
   else if (!continues) revealStart();
   return grown;
 }
 
-// Running: the chunk at work. Finished: the one where retrieval mattered most.
+// Running: the chunk at work. Finished: the one that a link names, or where retrieval mattered most.
 function bestChunk(trace) {
+  if (Number.isInteger(trace.opened_at)) return trace.opened_at;
   const status = trace.status;
   if (status && !["done", "measuring", "stopped"].includes(status.stage)) return Math.min(status.chunk ?? trace.chunks.length - 1, trace.chunks.length - 1);
   let best = 0;
@@ -44,22 +58,31 @@ async function drawChunk() {
   drawPicker();
   drawLegend();
   const loading = loadMap();
-  if (view.layer !== null) await loading;
+  if (view.heads.length) await loading;
   redrawMap();
 }
 
 function redrawMap() {
   drawMap();
+  drawSwitches();
+  drawWrites();
   drawRaw();
   repaint();
+}
+
+// Before a change, so that the token that is shown stays the same one.
+function gainThen(i) {
+  const before = lpBefore();
+  const token = view.trace.tokens[i];
+  return gainOf(before ? { ...token, lp_on: before[i] } : token);
 }
 
 function suggestToken() {
   const chunk = chunkNow();
   let best = null;
   for (let i = chunk ? chunk.read[0] : 0; chunk && i < chunk.read[1]; i++) {
-    const gain = gainOf(view.trace.tokens[i]);
-    if (gain !== null && view.trace.tokens[i].text.trim() && (best === null || gain > gainOf(view.trace.tokens[best]))) best = i;
+    const gain = gainThen(i);
+    if (gain !== null && view.trace.tokens[i].text.trim() && (best === null || gain > gainThen(best))) best = i;
   }
   return best;
 }
@@ -145,8 +168,10 @@ function drawLegend() {
     const on = button.dataset.value === view.colour;
     button.setAttribute("aria-checked", String(on));
     button.tabIndex = on ? 0 : -1;
+    if (button.dataset.value === "change") button.hidden = !lpBefore();
   }
   const ramps = {
+    change: ["less likely", "lens-ramp lens-ramp-gain", "likelier by the change"],
     gain: ["hurt", "lens-ramp lens-ramp-gain", "helped"],
     probability: ["unlikely", "lens-ramp lens-ramp-probability", "likely"],
     plain: null,
@@ -158,21 +183,14 @@ function drawLegend() {
   legend.append(make("span", "lens-key lens-key-teal", "looked at"), make("span", "lens-key lens-copied", "copied"));
 }
 
-async function setMap(layer, head) {
-  view.layer = layer;
-  view.head = head;
-  drawPicker();
-  await loadMap();
-  redrawMap();
-}
-
+// The mean, each layer, each head, and the mean again.
 function nextHead() {
-  const { cca_layers: layers, heads } = view.trace.model;
-  if (part("picker").hidden) return;
-  if (view.layer === null) return setMap(0, null);
-  if (view.head === null) return setMap(view.layer, 0);
-  if (view.head + 1 < heads) return setMap(view.layer, view.head + 1);
-  return view.layer + 1 < layers.length ? setMap(view.layer + 1, null) : setMap(null, null);
+  const buttons = [...part("picker").querySelectorAll("button")];
+  if (part("picker").hidden || !buttons.length) return;
+  const at = buttons.findIndex((button) => button.getAttribute("aria-pressed") === "true");
+  const focused = document.activeElement;
+  chooseHead(buttons[(at + 1) % buttons.length], false);
+  if (focused && focused !== document.body) focused.focus({ preventScroll: true });
 }
 
 function setNeighbour(j) {
@@ -226,32 +244,76 @@ root.addEventListener("click", (event) => {
   if (target.closest(".lens-rank")) return setNeighbour(numberOf(target, "neighbour"));
   if (target.closest(".lens-over") && mapPosition(event)) return pin(chunkNow().read[0] + mapPosition(event).row);
   const picked = target.closest(".lens-picker button");
-  if (picked) return setMap(...["layer", "head"].map((name) => (picked.dataset[name] === "null" ? null : Number(picked.dataset[name]))));
+  if (picked) return chooseHead(picked, event.shiftKey);
+  const compared = target.closest("[data-before]");
+  if (compared) return compare(compared.dataset.before === "true");
   const choice = target.closest("[data-choice=colour] button");
   if (choice) setColour(choice.dataset.value);
 });
 
 root.addEventListener("keydown", (event) => {
-  if (!view.trace || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!view.trace || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("textarea, select, input[type=number]")) return;
   const strip = event.target.closest(".lens-strip");
   const radio = event.target.closest("[role=radiogroup]");
   const key = event.key;
   const step = { ArrowLeft: -1, ArrowRight: 1 }[key];
+  const cards = event.target.closest(".lens-cards");
+  const up = { ArrowUp: -1, ArrowDown: 1 }[key];
   if (step && radio) moveRadio(radio, step);
+  else if (step && event.target.closest(".lens-picker")) moveFocus(event.target.closest(".lens-picker"), step);
   else if (step && strip) selectChunk(view.chunk + step, true);
   else if (step) moveToken(step);
-  else if (key === "ArrowUp" || key === "ArrowDown") selectChunk(view.chunk + (key === "ArrowUp" ? -1 : 1), Boolean(strip));
+  else if (up && cards) moveNeighbour(up);
+  else if (up) selectChunk(view.chunk + up, Boolean(strip));
   else if (key === "Enter" && event.target === part("text") && activeToken() !== null) pin(activeToken());
+  else if (key === "Escape" && part("full").open) return; // the dialog closes by itself
   else if (key === "Escape") clear();
   else if (/^[1-9]$/.test(key)) setNeighbour(Number(key) - 1);
   else if (key === "h" || key === "H") nextHead();
-  else if (key === "g" || key === "G") setColour({ gain: "probability", probability: "plain", plain: "gain" }[view.colour]);
+  else if (key === "g" || key === "G") setColour({ gain: "probability", probability: "plain", plain: lpBefore() ? "change" : "gain", change: "gain" }[view.colour]);
+  else if (key === "m" || key === "M") toggleMute(view.neighbour ?? focusedNeighbour(event.target) ?? 0);
+  else if (key === "?") showKeys();
   else return;
   event.preventDefault();
 });
 
-function moveRadio(holder, step) {
+function focusedNeighbour(target) {
+  const card = target.closest(".lens-neighbour");
+  return card ? Number(card.dataset.neighbour) : null;
+}
+
+// Among the neighbours, up and down go from one to the next.
+function moveNeighbour(step) {
+  const ranks = [...part("cards").querySelectorAll(".lens-rank")];
+  const from = focusedNeighbour(document.activeElement) ?? view.neighbour ?? -1;
+  const next = Math.max(0, Math.min(from + step, ranks.length - 1));
+  if (!ranks[next]) return;
+  view.neighbour = next;
+  view.column = null;
+  markNeighbour();
+  repaint();
+  ranks[next].focus();
+}
+
+function moveFocus(holder, step) {
   const buttons = [...holder.querySelectorAll("button")];
+  buttons[(buttons.indexOf(document.activeElement) + step + buttons.length) % buttons.length].focus();
+}
+
+function showKeys() {
+  part("keys").open = !part("keys").open;
+  if (part("keys").open) part("keys").querySelector("summary").focus();
+}
+
+function compare(before) {
+  view.before = before;
+  redraw();
+  const button = part("notice").querySelector("[aria-checked=true]");
+  if (button) button.focus({ preventScroll: true });
+}
+
+function moveRadio(holder, step) {
+  const buttons = [...holder.querySelectorAll("button:not([hidden], :disabled)")];
   const next = buttons[(buttons.indexOf(document.activeElement) + step + buttons.length) % buttons.length];
   next.focus();
   next.click();
