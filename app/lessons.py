@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app import address
+from app import address, text
 from indexing import paths
 from retro_core.trace import Trace
 
@@ -21,7 +21,8 @@ TO_CUT = (
     "every ship into a book: her name, her port, the weather and the hour. Whoever wants to know what passed "
     "the reef a hundred years ago looks it up there. A library serves in the same way: nobody has to know "
     "all of it by heart who knows where it stands. What is not in the book cannot be found in it, and what "
-    "is wrong in it will be told as it is written."
+    "is wrong in it will be told as it is written. So it is with a model that looks things up: take the book "
+    "away, and it has to guess."
 )
 
 
@@ -48,23 +49,24 @@ LESSONS = (
         "One chunk asks, the next one reads",
         "When a chunk is complete it asks. What it finds cannot change what is written already, so it is "
         "read by what comes next: from the chunk's last token on, which writes the first of the new chunk, "
-        "for 64 tokens. The very first chunk reads nothing. Move the slider: grey asks, the dark line reads.",
+        "for 64 tokens. The very first chunk reads nothing. Move the slider: grey asks, the line below reads.",
         "windows",
         "Step through its chunks in Explore",
     ),
     Lesson(
         "A neighbour comes with its continuation",
-        "Found is the neighbour (N), a chunk like the one that asked. Read is more: also how its document "
-        "went on (F). That is the trick. If this text resembles that one, what follows there may follow "
-        "here. Switch between the two and see which words of the new text stand in each.",
+        "What is found is the neighbour (N): a chunk like the one that asked. What is read is more: also how "
+        "its document went on, the continuation (F). That is the trick: where two texts resemble each other, "
+        "what follows in one may follow in the other. Switch between the two and see which words of the new "
+        "text stand in each.",
         "continuation",
         "See both halves in Explore",
     ),
     Lesson(
         "Chunked cross-attention looks it up",
-        "Reading is attention: each new token may look at every token that was found. How much of its look "
-        "goes where is the attention, and a row of it adds up to 100 %. Here the model writes a number that "
-        "it cannot know. Move through the text and watch where it looks.",
+        "To read is to attend: each new token may look at every token that was found, at some more and at "
+        "others less; all of its attention adds up to 100 %. Here the model writes a number that it cannot "
+        "know. Move through the text and watch where it looks.",
         "attention",
         "Every layer and head in Explore",
     ),
@@ -72,7 +74,7 @@ LESSONS = (
         "Gain: what reading was worth",
         "The same model can read the same text without neighbours: that is Off. The gain of a token is how "
         "much likelier it is with them (On), in nats: 0.7 is twice as likely, 2.3 ten times. Orange is where "
-        "reading helped, blue where it hurt. Words of every such text need no help.",
+        "reading helped, blue where it hurt. What stands in every such text needs no help.",
         "gain",
         "The gain of every token in Explore",
     ),
@@ -250,7 +252,7 @@ def _book(trace: Trace) -> dict[str, Any]:
     chunk = trace.data["chunks"][0]
     card = chunk["neighbours"][0]
     return {
-        "name": trace.data["datastore"]["name"],
+        "name": text.EDITIONS.get(trace.data["datastore"]["name"], trace.data["datastore"]["name"]),
         "title": card["title"],
         "read": card["tokens"][: card["n_len"]],
         "read_copied": card["copy_neighbour"],
@@ -290,10 +292,10 @@ def _limits() -> Found:
     evaluation = json.loads(file.read_text(encoding="utf-8"))
     kinds = []
     for name, probe in evaluation["probes"].items():
-        text, library = _PROBES.get(name, (name, "another datastore"))
+        kind, library = _PROBES.get(name, (name, "another datastore"))
         kinds.append(
             {
-                "text": text,
+                "text": kind,
                 "library": library,
                 "documents": probe["documents"],
                 "nats": {key: probe["readings"][key]["nats"] for key in ("on", "off", "random")},

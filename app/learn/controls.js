@@ -24,8 +24,12 @@ function sentence() {
 function slider(label, count, from, move) {
   const input = make("input", "");
   Object.assign(input, { type: "range", min: 0, max: count - 1, step: 1, value: from });
-  input.addEventListener("input", () => move(Number(input.value)));
-  return { input, element: make("label", "learn-slider", make("span", "", label), input) };
+  const place = make("span", "learn-place");
+  const tell = () => { place.textContent = Number(input.value) + 1 + " of " + count; };
+  input.addEventListener("input", () => { tell(); move(Number(input.value)); });
+  tell();
+  const set = (i) => { input.value = i; tell(); };
+  return { input, set, element: make("label", "learn-slider", make("span", "", label), input, place) };
 }
 
 let choices = 0;
@@ -51,7 +55,7 @@ function chosenToken(label, spans, from, choose) {
   }
   spans.forEach((span, i) => {
     for (const event of ["pointerenter", "click"]) {
-      span.addEventListener(event, () => { moved.input.value = i; show(i); });
+      span.addEventListener(event, () => { moved.set(i); show(i); });
     }
   });
   show(from);

@@ -6,7 +6,10 @@ LENSES.chunks = (data) => {
   const box = make("textarea", "learn-box");
   Object.assign(box, { value: data.text, rows: 4, spellcheck: false, maxLength: data.longest });
   const said = sentence();
-  const drawn = make("p", "learn-passage learn-cut");
+  const drawn = make("div", "learn-passage learn-cut");
+  drawn.tabIndex = 0; // a long one scrolls
+  drawn.setAttribute("role", "region");
+  drawn.setAttribute("aria-label", "Your text in chunks");
   let asked = 0, waiting = 0;
 
   function draw(tokens) {

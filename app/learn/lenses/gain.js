@@ -15,8 +15,8 @@ LENSES.gain = (data) => {
     });
     const mean = (of) => data.tokens.reduce((sum, token) => sum + of(token), 0) / data.tokens.length;
     total.textContent = [
-      "With what it read the model expected these tokens: darker is likelier. Surprise " + (-mean((t) => t.lp_on)).toFixed(2) + " nats per token.",
-      "Without, hardly one of the digits. Surprise " + (-mean((t) => t.lp_off)).toFixed(2) + " nats per token.",
+      "On: surprise " + (-mean((t) => t.lp_on)).toFixed(2) + " nats per token. Darker is likelier.",
+      "Off: surprise " + (-mean((t) => t.lp_off)).toFixed(2) + " nats per token. Darker is likelier.",
       "Gain: " + signed(mean(gainOf)) + " nats per token.",
     ][mode];
   }

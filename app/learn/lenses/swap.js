@@ -11,7 +11,7 @@ LENSES.swap = (data) => {
     text.element.prepend(make("span", "learn-given", display(data.prompt)));
     book.replaceChildren(make("p", "learn-caption", "It reads " + display(title) + ", from " + display(name)), source.element);
     written.replaceChildren(make("p", "learn-caption", "It writes (dotted: copied)"), text.element);
-    said.textContent = "With " + display(name) + " it writes " + quoted(tokens.join("").slice(0, 22)) + ".";
+    said.textContent = "With " + display(name) + " it writes " + quoted(tokens.join("").split(/[;(\n]/)[0]) + ".";
   }
 
   const picked = choice("Book to look things up in", data.books.map((one) => one.name), 0, show);
