@@ -21,7 +21,7 @@ from indexing.errors import InputError
 from retro_core import measurements
 from retro_core.config import EvaluationConfig, bounds
 from retro_core.evaluation.report import load_result
-from retro_core.evaluation.result import RESULT_FILE
+from retro_core.evaluation.result import HTML_FILE, RESULT_FILE
 from retro_core.measurements import Measurement, Order
 
 # Values of the lists that are no measurement: no name has a colon.
@@ -239,7 +239,7 @@ def begin(
             f"{model} is not RETRO-fitted yet: neighbours change nothing that it writes, so there is nothing "
             "to measure. More models, in Explore, shows how to fit it."
         )
-    services.open_to(datastore, who)
+    services.snapshot(datastore, who)
     found = measure_text.documents(source, datastore, pasted, files, int(documents))
     tokenizer = services.tokenizer(model)
     if all(len(tokenizer.encode(one.text[: CHUNK_SIZE * 20])) <= CHUNK_SIZE for one in found):
@@ -489,6 +489,7 @@ def _exporter(kind: str) -> Any:
     def export(chosen: str | None, request: gr.Request | None = None) -> dict[str, str]:
         """A file, for the page to save."""
         who = permit(Action.LOOK_UP, request)
+        info = None
         if not chosen or chosen == RECORDED:
             name, result = "bundled-model", _recorded()
         else:
@@ -498,6 +499,7 @@ def _exporter(kind: str) -> Any:
             raise InputError(
                 "There is nothing to export yet. Wait for the first part, or choose another one."
             )
-        return measure_export.exported(kind, name, owners.shown_in(result))
+        drawn = None if info is None else info.folder / HTML_FILE
+        return measure_export.exported(kind, name, owners.shown_in(result), drawn)
 
     return export

@@ -3,10 +3,11 @@
 import base64
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from indexing.errors import InputError
-from retro_core.evaluation.layout import to_html, to_markdown
+from retro_core.evaluation.layout import Folded, Part, Picture, to_html, to_markdown
 from retro_core.evaluation.report import report
 from retro_core.evaluation.tables import to_zip
 
@@ -31,7 +32,6 @@ def _json(result: Mapping[str, Any]) -> bytes:
 
 def _markdown(result: Mapping[str, Any]) -> bytes:
     """Without pictures, which would be files of their own."""
-    from retro_core.evaluation.layout import Folded, Part, Picture
 
     def told(parts: list[Part]) -> list[Part]:
         kept = []
@@ -59,10 +59,12 @@ KINDS: dict[str, tuple[str, str, str, Callable[[Mapping[str, Any]], bytes]]] = {
 }
 
 
-def exported(kind: str, name: str, result: Mapping[str, Any]) -> dict[str, str]:
-    """{"name", "type", "base64"} of a file. Raises InputError for a kind that there is not."""
+def exported(kind: str, name: str, result: Mapping[str, Any], drawn: Path | None = None) -> dict[str, str]:
+    """{"name", "type", "base64"} of a file. drawn: the HTML report if it was drawn already, which takes
+    seconds. Raises InputError for a kind that there is not."""
     if kind not in KINDS:
         raise InputError(f"Expected one of {', '.join(KINDS)}, got {kind!r}.")
     _, ending, media, make = KINDS[kind]
-    content = base64.b64encode(make(result)).decode("ascii")
-    return {"name": f"{name}-{ending}", "type": media, "base64": content}
+    there = kind == "html" and drawn is not None and drawn.is_file()
+    content = drawn.read_bytes() if there else make(result)
+    return {"name": f"{name}-{ending}", "type": media, "base64": base64.b64encode(content).decode("ascii")}

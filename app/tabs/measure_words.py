@@ -27,8 +27,8 @@ MEASURED = {
         "between tokenizers."
     ),
     "interval": (
-        "The thin line is the 95 % interval: what other documents of this kind would have given. All bars are "
-        "of the same documents, so trust the ratio beside them, not whether lines overlap."
+        "The thin line is the 95 % interval: what other documents of this kind would have given. All bars "
+        "are of the same documents, so trust the ratio beside them, not whether lines overlap."
     ),
     "worse": (
         "Share of the tokens that became less likely by reading: a mean gain can hide that most words lose a "
