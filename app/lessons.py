@@ -49,7 +49,7 @@ LESSONS = (
         "One chunk asks, the next one reads",
         "When a chunk is complete it asks. What it finds cannot change what is written already, so it is "
         "read by what comes next: from the chunk's last token on, which writes the first of the new chunk, "
-        "for 64 tokens. The very first chunk reads nothing. Move the slider: grey asks, the line below reads.",
+        "for 64 tokens. The very first chunk reads nothing. Move the slider: grey asks, the line reads.",
         "windows",
         "Step through its chunks in Explore",
     ),
