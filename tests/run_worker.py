@@ -20,6 +20,8 @@ from retro_core import run_folder, runs  # noqa: E402
 from retro_core.config import TrainConfig  # noqa: E402
 
 PAUSE = 0.01  # seconds a step
+EVALUATE_EVERY = 50
+UNTRUSTED = "<img src=x onerror=\"window.__pwned='img'\"> ${window.__pwned='dollar'} {{1}}"
 
 
 def command(config: TrainConfig) -> list[str]:
@@ -27,6 +29,21 @@ def command(config: TrainConfig) -> list[str]:
     folder = run_folder.run_folder(config.run, config.experiment_dir)
     more = ["deaf"] if "deaf" in config.run else []
     return [sys.executable, __file__, "train", str(folder), str(config.steps), *more]
+
+
+def evaluated(step: int) -> dict:
+    return {
+        "event": "Evaluated", "step": step, "on": 3.0, "off": 3.0 + step / 1000, "random": 3.2,
+        "write_strength": 0.5, "learning_rate": 1e-3,
+    }  # fmt: skip
+
+
+def sampled(step: int) -> dict:
+    return {
+        "event": "Sampled", "step": step, "prompt": f"Prompt {UNTRUSTED}", "on": f"On at {step} {UNTRUSTED}",
+        "off": f"Off {UNTRUSTED}", "original": UNTRUSTED, "tokens": [UNTRUSTED, " more"],
+        "lp_on": [-0.1, -2.0], "lp_off": [-3.0, -0.1], "read": [f"Neighbour {UNTRUSTED}"],
+    }  # fmt: skip
 
 
 def train(folder: Path, steps: int, deaf: bool) -> int:
@@ -45,6 +62,11 @@ def train(folder: Path, steps: int, deaf: bool) -> int:
             line = {"event": "StepDone", "step": beat.step, "loss": 1.0, "tokens": 7 * beat.step}
             with open(folder / run_folder.METRICS_FILE, "a") as file:
                 file.write(json.dumps({**line, "time": time.time()}) + "\n")
+                if beat.step % EVALUATE_EVERY == 0:
+                    file.write(json.dumps({**evaluated(beat.step), "time": time.time()}) + "\n")
+            if beat.step % EVALUATE_EVERY == 0:
+                with open(folder / run_folder.SAMPLES_FILE, "a") as file:
+                    file.write(json.dumps({**sampled(beat.step), "time": time.time()}) + "\n")
             print(f"step {beat.step}", flush=True)
             if not deaf and (asked or run_folder.stop_asked(folder)):
                 run_folder.checkpoint_path(folder, beat.step).mkdir(parents=True)

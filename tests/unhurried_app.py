@@ -1,5 +1,6 @@
-"""`python app.py`, where writing takes its time while there is a file `slowly` in RETRO_HOME: for tests of
-what can be done meanwhile, whatever the speed of the machine and of the model."""
+"""`python app.py`, where writing takes its time while there is a file `slowly` in RETRO_HOME, and training is
+done by tests/run_worker.py while there is a file `pretend`: for tests of what can be done meanwhile, whatever
+the speed of the machine and of the model."""
 
 import runpy
 import sys
@@ -7,7 +8,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SLOWLY = "slowly"
+SLOWLY, PRETEND = "slowly", "pretend"
 PAUSE = 0.05  # seconds before each event of a run: a thousand tokens take the better part of a minute
 
 
@@ -27,7 +28,18 @@ def main() -> None:
         return is_requested(session)
 
     services.stop_requested = after_a_pause  # what a run asks after each event
+    _pretend_to_train(paths.home() / PRETEND)
     runpy.run_path(str(ROOT / "app.py"), run_name="__main__")
+
+
+def _pretend_to_train(file: Path) -> None:
+    import run_worker
+
+    from retro_core import runs
+
+    command, check = runs.command, runs._check
+    runs.command = lambda config: (run_worker.command if file.exists() else command)(config)
+    runs._check = lambda config, folder: None if file.exists() else check(config, folder)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,115 @@
+"""The tab Train in a real browser: a run from its button on, through a reload, to stop, resume and delete."""
+
+import os
+import signal
+
+import run_worker
+import unhurried_app
+from test_app_browser import (  # noqa: F401
+    CONTRAST,
+    browser,
+    frames,
+    open_page,
+    pytestmark,
+    server,
+    sync_api,
+)
+
+from retro_core import run_folder
+
+
+def train(page):
+    page.wait_for_selector("#header")
+    if page.viewport_size["width"] > 600:
+        page.get_by_role("tab", name="Train").click()
+    page.wait_for_selector("#train-start")
+
+
+def until(page, words, of):
+    page.wait_for_function(
+        "([words, of]) => document.querySelector(of)?.innerText.includes(words)", arg=[words, of]
+    )
+
+
+def state(page, name, words):
+    until(page, words, f"[data-run='{name}'] .run-state")
+
+
+def test_a_run_is_begun_watched_stopped_resumed_killed_compared_and_deleted(open_page, server):  # noqa: F811
+    home = server[2]
+    (home / unhurried_app.PRETEND).touch()
+    page = open_page()
+    train(page)
+    until(page, "recorded example", "#curves")
+    page.wait_for_selector(".samples-card")
+    until(page, "parameters", "#estimate")
+    page.get_by_role("button", name="The exact command").click()
+    until(page, "retro_core train", "#train-command")
+    until(page, "--data-spec assets/training-sets/two-editions/train/data.spec.json", "#train-command")
+    page.locator("#train-settings button").first.click()
+    page.get_by_label("Name of the run").fill("mine")
+    page.get_by_label("Steps", exact=True).fill("100000")
+    page.locator("#train-start").click()
+    until(page, "mine is being trained", "#train-progress")
+    state(page, "mine", "running")
+    page.wait_for_selector(".samples-card")
+    page.wait_for_function("document.querySelectorAll('.curve-bold').length > 2")
+    until(page, run_worker.UNTRUSTED, ".samples")
+    assert not page.locator("#run-resume").is_visible()
+    page.locator(".samples input[type=range]").fill("0")
+    until(page, "step 50 (1 of", ".samples-where")
+    until(page, "On at 50 ", ".samples")
+    page.locator(".curve-plot").first.hover(position={"x": 200, "y": 80})
+    until(page, "step ", ".curve-read")
+    page.get_by_text("The numbers as a table").click()
+    page.locator(".curve-table td", has_text="3.050").first.wait_for()
+
+    page = open_page()  # as after a reload: nothing of the run hangs on the page it was begun on
+    train(page)
+    state(page, "mine", "running")
+    page.locator("#run-stop").click()
+    state(page, "mine", "stopped")
+    page.locator("#run-resume").click()
+    state(page, "mine", "running")
+    page.wait_for_selector("#run-resume", state="hidden")
+    folder = home / "runs" / "mine"
+    os.kill(run_folder.read_status(folder).pid, signal.SIGKILL)
+    state(page, "mine", "failed")
+    until(page, "The process was killed", "#run-facts")
+    page.wait_for_function("/step [0-9]+/.test(document.querySelector('#run-log textarea')?.value)")
+
+    page.locator("#train-settings button").first.click()
+    page.get_by_label("Name of the run").fill("other")
+    page.get_by_label("Steps", exact=True).fill("120")
+    page.locator("#train-start").click()
+    state(page, "other", "finished")
+    page.get_by_label("Compare mine").check()
+    page.get_by_label("Compare other").check()
+    until(page, "What differs", ".curve-note")
+    until(page, "steps: mine 100000, other 120", ".curve-note")
+    page.locator("[data-run='mine']").click()
+    until(page, "mine", "#run-facts h4")
+    page.locator("#run-delete").click()
+    until(page, "cannot be got back", "#run-question")
+    page.locator("#run-delete-no").click()
+    assert folder.is_dir()
+    page.locator("#run-delete").click()
+    page.locator("#run-delete-yes").click()
+    until(page, "Deleted mine", "#run-told")
+    page.wait_for_function("document.querySelector(\"[data-run='mine']\") === null")
+    assert not folder.exists() and (home / "runs" / "other").is_dir()
+    (home / unhurried_app.PRETEND).unlink()
+
+
+def test_it_fits_a_phone_and_its_words_can_be_read(open_page):  # noqa: F811
+    for theme in ("light", "dark"):
+        page = open_page(width=390, query=f"?tab=train&__theme={theme}")
+        train(page)
+        until(page, "parameters", "#estimate")
+        page.wait_for_selector(".samples-card")
+        frames(page, 10)
+        contrast = CONTRAST.replace(
+            '".retro-lens *, #header *"', '".run-list *, .curves *, .samples *, .facts *"'
+        )
+        assert page.evaluate(contrast) >= 4.5
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
