@@ -76,7 +76,7 @@ def build_demo() -> gr.Blocks:
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         dismiss.click(None, outputs=lost, js="() => ''", api_visibility="private")
         read = [explorer.model, explorer.datastore]
-        explorer.result.compare.click(
+        explorer.live.click(
             None, outputs=tabs, js=_to_tab("compare", ".compare-chip"), api_visibility="private"
         )
         explorer.own.click(

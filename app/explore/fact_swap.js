@@ -33,8 +33,18 @@ function show() {
   const value = props.value;
   holder.replaceChildren();
   if (!value) return;
-  holder.append(make("p", "swap-lead", value.lead), make("div", "swap-sides", ...value.sides.map(side)));
+  const fold = make("details", "", make("summary", "swap-lead", value.lead), make("div", "swap-sides", ...value.sides.map(side)));
+  fold.open = true;
+  holder.append(fold);
 }
+
+// Whatever else is looked at needs the room, at once: later it would move under the reader's eyes.
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("#run, #recorded button, #open");
+  const fold = holder.querySelector("details");
+  if (!button || !fold) return;
+  fold.open = Boolean(button.id) && [...holder.querySelectorAll(".swap-side")].some((card) => card.dataset.id === button.id);
+});
 
 // The lens says what it shows; see its attribute data-trace.
 function follow() {

@@ -4,13 +4,14 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from gradio.events import Dependency
 
-from app import policy, services, settings, text, work
+from app import lent, policy, services, settings, text, work
 from app.errors import shows_errors
 from app.live import LiveText
 from app.parts import StatusLine
@@ -38,11 +39,13 @@ class Explore:
     controls: dict[str, gr.components.Component]  # all that a run depends on, by name
     result: explore_result.Result
     own: gr.Button  # leads to Corpus
+    live: gr.Button  # leads to Compare
 
 
 def build(seen: gr.BrowserState) -> Explore:
     """Lay out the tab, inside a `gr.Tab`, and wire it. seen: see `explore_result.Result`"""
-    with gr.Row(elem_classes="prompt-row"):
+    live = explore_result.build_first_example()
+    with gr.Row(elem_classes="prompt-row", elem_id="prompt-row"):
         prompt = gr.Textbox(
             label="Prompt",
             info=text.PROMPT_HINT,
@@ -128,7 +131,7 @@ def build(seen: gr.BrowserState) -> Explore:
         outputs=[progress, sampling["int8"], folded, base],
         **quiet,
     )
-    return Explore(model, datastore, base, chose, controls, result, own)
+    return Explore(model, datastore, base, chose, controls, result, own, live)
 
 
 def _settings() -> tuple[gr.Dropdown, gr.Dropdown, dict[str, gr.components.Component]]:
@@ -280,27 +283,35 @@ def run(
         lookup = services.lookup(datastore_name, form, model, who) if retrieval else None
         for told in prepared(lookup, session):
             yield gr.skip(), told, gr.skip()
-        work_ = _write if task == WRITE else _read
-        yield from work_(prompt, model, lookup, config, session, who)
+        if task == WRITE:
+            yield from _write(prompt, model, lookup, form, config, session, who)
+        else:
+            yield from _read(prompt, model, lookup, config, session, who)
     finally:
         services.forget_stop(session)
 
 
 def _write(
-    prompt: str, model: Any, lookup: Lookup | None, config: GenerationConfig, session: str, who: Visitor
+    prompt: str,
+    model: Any,
+    lookup: Lookup | None,
+    form: str,
+    config: GenerationConfig,
+    session: str,
+    who: Visitor,
 ) -> Iterator[tuple[Any, Any, Any]]:
-    # Only now: these two import torch, which the page must not wait for.
+    # Only now: it imports torch, which the page must not wait for.
     from retro_core.explain import explain
-    from retro_core.generation import generate
 
     live = LiveText(services.new_id(), model, lookup and lookup.datastore, config)
     drawn = 0.0
-    for event in generate(model.model, model.tokenizer, prompt, lookup, config):
-        if services.stop_requested(session):
-            break
-        if live.take(event) or time.monotonic() - drawn > settings.SECONDS_BETWEEN_DRAWINGS:
-            drawn = time.monotonic()
-            yield live.view(), "", gr.skip()
+    with closing(lent.generated(prompt, model, lookup, form, config, who)) as events:
+        for event in events:
+            if services.stop_requested(session):
+                break
+            if live.take(event) or time.monotonic() - drawn > settings.SECONDS_BETWEEN_DRAWINGS:
+                drawn = time.monotonic()
+                yield live.view(), "", gr.skip()
     if not drawn:
         yield gr.skip(), "Stopped before anything was written.", gr.skip()
         return

@@ -26,7 +26,6 @@ class Result:
 
     lens, shown  what is drawn, and the id of the finished trace in it
     seen         what the browser remembers of it, to find it again after a reload
-    compare      "side by side, live", which leads to Compare
     """
 
     lens: RetroLens
@@ -34,7 +33,6 @@ class Result:
     shown: gr.State
     seen: gr.BrowserState
     link: gr.Button
-    compare: gr.Button
 
     def follow(self, event: Dependency) -> Dependency:
         """After `event` another finished trace may be in the lens: the browser remembers which."""
@@ -54,21 +52,25 @@ def remember_seen() -> gr.BrowserState:
     return gr.BrowserState(storage_key="retro-explore-seen", secret="retro-explore")
 
 
+def build_first_example() -> gr.Button:
+    """Lay out the first thing that a newcomer sees; its button leads to the same, run now."""
+    pair = fact_swap.view({name: services.trace(name) for name in services.recorded()})
+    with gr.Column(elem_id="first-example", visible=bool(pair)):
+        explore.FactSwap(pair, elem_id="fact-swap")
+        return gr.Button(text.SWAP_LIVE, size="sm", min_width=0, elem_id="swap-live")
+
+
 def build(progress: StatusLine, seen: gr.BrowserState) -> Result:
     """Lay out the lens with what stands above it, and wire all but what makes a trace."""
     recorded = services.recorded()
     shown = gr.State(recorded[0] if recorded else None)
     given = gr.JSON(visible=False)
-    pair = fact_swap.view({name: services.trace(name) for name in recorded})
-    with gr.Column(elem_id="first-example", visible=bool(pair)):
-        explore.FactSwap(pair, elem_id="fact-swap")
     with gr.Row(elem_classes="chips", elem_id="recorded"):
         gr.HTML("<span>Recorded examples</span>", apply_default_css=False, elem_classes="chips-label")
         chips = [
             gr.Button(name, size="sm", min_width=0, elem_classes="chip", elem_id=trace_id)
             for trace_id, name in recorded_names(recorded).items()
         ]
-        compare = gr.Button(text.SWAP_LIVE, size="sm", min_width=0, elem_id="swap-live", visible=bool(pair))
     lens = RetroLens(
         services.view(recorded[0]) if recorded else None,
         fetch_map=attention_map,
@@ -89,7 +91,7 @@ def build(progress: StatusLine, seen: gr.BrowserState) -> Result:
         )
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    result = Result(lens, progress, shown, seen, link, compare)
+    result = Result(lens, progress, shown, seen, link)
     drawn = [lens, progress, shown]
     opened = open_.upload(open_trace, inputs=open_, outputs=drawn, **quiet)
     result.follow(opened)
