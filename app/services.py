@@ -387,7 +387,10 @@ def read_trace(path: Path | str) -> Trace:
         raise TraceError(
             f"{path.name} is not a trace: it cannot be read as JSON. Choose a file that ends in .retro.json."
         ) from error
-    return Trace.from_json(value)
+    try:
+        return Trace.from_json(value)
+    except TraceError as error:
+        raise TraceError(f"{path.name} was not opened. {error}") from error
 
 
 # Stopping. A handler looks here between two steps, so that what it has is kept.
