@@ -123,6 +123,41 @@ def rule(action: Action, mode: Mode, role: Role) -> Rule:
     return _PUBLIC[action][role is Role.SIGNED_IN]
 
 
+def in_words(granted: Rule) -> str:
+    """A rule as a person reads it."""
+    if not granted.allowed:
+        return "no"
+    told = [
+        (granted.a_minute, "{:,} a minute"),
+        (granted.an_hour, "{:,} an hour"),
+        (granted.everybody, "{:,} a minute for all together"),
+        (granted.at_once, "{:,} at once"),
+        (granted.tokens, "up to {:,} tokens"),
+        (granted.steps, "up to {:,} steps"),
+        (granted.characters, "up to {:,} characters"),
+        (granted.files, "up to {:,} files"),
+        (granted.kept, "{:,} kept"),
+    ]
+    found = [words.format(count) for count, words in told if count]
+    if granted.keep_minutes:
+        found.append(f"removed {in_minutes(granted.keep_minutes)} after it was last used")
+    return ", ".join(found) or "yes"
+
+
+def table() -> str:
+    """The table for docs/space.md, as Markdown."""
+    columns = [
+        (Mode.LOCAL, Role.OWNER),
+        (Mode.PUBLIC, Role.ANONYMOUS),
+        (Mode.PUBLIC, Role.SIGNED_IN),
+        (Mode.PUBLIC, Role.OWNER),
+    ]
+    rows = [["", "`local`, `server`", *(f"`public`, {role}" for _, role in columns[1:])], ["---"] * 5]
+    for action in Action:
+        rows.append([action, *(in_words(rule(action, mode, role)) for mode, role in columns)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 @dataclass(frozen=True)
 class _Words:
     """what  the action as a sentence's beginning · each  one time of it, of many · why  it is not for

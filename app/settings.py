@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from indexing import paths
@@ -110,8 +111,13 @@ def space_author() -> str | None:
 
 
 def has_oauth() -> bool:
-    """Whether the Space lets people sign in (`hf_oauth: true`)."""
-    return bool(os.environ.get("OAUTH_CLIENT_ID"))
+    """Whether the Space lets people sign in (`hf_oauth: true`), and brings what Gradio needs for that."""
+    return bool(os.environ.get("OAUTH_CLIENT_ID")) and find_spec("authlib") is not None
+
+
+def is_lent_a_gpu() -> bool:
+    """Whether this is a Space that borrows a GPU for seconds at a time."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def behind_proxy() -> bool:
