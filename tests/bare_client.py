@@ -47,7 +47,7 @@ class Answer:
 
 
 class BareClient:
-    """One visitor, with cookies and a session of its own; it begins with what a page asks when it is loaded."""
+    """A visitor with cookies and a session of its own. It begins with what a page asks when it is loaded."""
 
     def __init__(self, address: str, timeout: float = 60, headers: dict[str, str] | None = None):
         self.http = httpx.Client(base_url=address, timeout=timeout, headers=headers, trust_env=False)
@@ -96,8 +96,8 @@ class BareClient:
         return self.call_all([Call(handler, list(data), event_data)])[0]
 
     def call_all(self, calls: Sequence[Call]) -> list[Answer]:
-        """Through the queue, in one session. Twenty at a time leave it room for others; what Gradio cannot write
-        back, half a character, cuts off what is asked for beside it."""
+        """Through the queue, in one session. Twenty at a time leave it room for others; half a character, which
+        Gradio cannot write back, cuts off what is asked for beside it."""
         answers = [Answer(call) for call in calls]
         cutting = [answer for answer in answers if _HALF in json.dumps(answer.call.data)]
         usual = [answer for answer in answers if not any(answer is other for other in cutting)]

@@ -31,6 +31,8 @@ ENTERED = {
     "chosen": "mine",
     "query": "ferns",
     "documents": ["1"],
+    "train-steps": 1,
+    "measure-source": "mine",
 }
 SECRET = "the-lamp-of-Skerryvore"  # in what another visitor entered
 
@@ -94,8 +96,8 @@ def different(handlers: list[Handler]) -> tuple[list[Handler], list[Handler]]:
 
 
 def calls(handlers: list[Handler], values: list[Any], share: int) -> Iterator[Call]:
-    """Values in the place of all arguments, and in each argument's place in turn: one in `share` of them, other
-    ones for each argument."""
+    """Values in the place of all arguments, and in each argument's place in turn: one in `share` of them,
+    other ones for each argument."""
     first, again = different(handlers)
     turn = 0
     for handler in first:
@@ -153,7 +155,9 @@ def build(client: BareClient, name: str, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    with live_app(tmp_path_factory.mktemp("home")) as app, misbehaving(lambda _: None) as (elsewhere, asked):
+    home = tmp_path_factory.mktemp("home")
+    (home / "pretend").touch()  # nothing is trained in earnest; see `unhurried_app`
+    with live_app(home) as app, misbehaving(lambda _: None) as (elsewhere, asked):
         build(BareClient(app.address), "mine", "Ferns have no flowers. " * 40)
         forger = BareClient(app.address)  # who may choose what is there now
         yield Scene(app, forger, forged(f"{elsewhere}/secret.txt"), asked)
