@@ -201,6 +201,7 @@ def test_buttons_and_timer_follow_the_disk(worker):  # noqa: F811
     worker["parts"] = 60
     at_rest = look(None)
     assert at_rest["chosen"].value == measure.RECORDED and at_rest["run"].interactive
+    assert "shown" not in look(None, measure._drawn(None, measure.NONE, None))["view"], "it is there already"
     assert not at_rest["timer"].active and not at_rest["stop"].interactive and not at_rest["go_on"].visible
     begin()
     name = measurements.list_measurements()[0].name

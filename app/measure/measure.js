@@ -26,7 +26,7 @@ function card(title, words, ...content) {
 }
 
 function table(label, names, rows, words) {
-  const number = (cell) => typeof cell === "string" && /^[-+−]?[\d.]|^–$/.test(cell);
+  const number = (cell) => typeof cell === "string" && /^[-+−[]?[-+−\d.]|^–$/.test(cell);
   const cells = (row) => row.map((cell) => (cell instanceof Node ? make("td", "", cell) : make("td", number(cell) ? "measure-number" : "", cell)));
   const head = make("tr", "", ...names.map((name) => make("th", "", name)));
   const box = make("div", "measure-table", make("table", "", make("thead", "", head), make("tbody", "", ...rows.map((row) => make("tr", "", ...cells(row))))));
@@ -202,7 +202,7 @@ function swept(points, title, words, axis, log) {
   const gains = points.map((point) => ({ x: point.x, y: -point.y, low: point.ci95 && -point.ci95[1], high: point.ci95 && -point.ci95[0],
     words: short(point.x) + ": " + signed3(-point.y) + " nats a token" + (known(point.recall) ? ", recall " + percent(point.recall) : "") }));
   const figure = picture(chart({ label: title, x: { label: axis, log }, y: { label: "gain, nats a token" }, zero: true, joined: true,
-    lines: [{ name: "gain", tone: "helped", points: gains }] }));
+    lines: [{ name: "gain", tone: "sign", points: gains }] }));
   const recall = points.some((point) => known(point.recall));
   const rows = points.map((point) => [whole(point.x), ...(recall ? [percent(point.recall)] : []), signed3(-point.y),
     point.ci95 ? span([-point.ci95[1], -point.ci95[0]], signed3).trim() : "–", point.ratio.toFixed(3), percent(point.worse)]);
@@ -326,7 +326,9 @@ function show() {
   if (chosen.id !== value.id) Object.assign(chosen, { id: value.id, probe: 0, alpha: null });
   chosen.probe = Math.min(chosen.probe, Math.max(0, value.probes.length - 1));
   const probe = value.probes[chosen.probe];
-  const open = new Set([...holder.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent));
+  // What was unfolded stays so when a part more is drawn.
+  const named = (summary) => (summary.closest(".measure-card")?.querySelector("h4")?.textContent || "") + summary.textContent;
+  const open = new Set([...holder.querySelectorAll("details[open] > summary")].map(named));
   const nodes = [make("h3", "", display(value.title)), note(display(value.about))];
   if (value.headline.length) nodes.push(make("div", "measure-headline", ...value.headline.map((words, i) => make("p", i ? "" : "measure-strong", display(words)))));
   if (other) nodes.push(other);
@@ -343,7 +345,7 @@ function show() {
     nodes.push(make("details", "measure-fold", make("summary", "", "How this was measured"), make("ul", "", ...value.how.map((words) => make("li", "", display(words)))), command));
   }
   holder.replaceChildren(...nodes.filter(Boolean));
-  for (const summary of holder.querySelectorAll("details > summary")) if (open.has(summary.textContent)) summary.parentElement.open = true;
+  for (const summary of holder.querySelectorAll("details > summary")) if (open.has(named(summary))) summary.parentElement.open = true;
   drawnAt = 0;
   draw();
 }

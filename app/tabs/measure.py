@@ -58,6 +58,8 @@ def build(page: gr.Blocks, tab: gr.Tab) -> Measure:
                     lines=5,
                     max_lines=12,
                     elem_id="measure-text",
+                    scale=3,
+                    min_width=260,
                 )
                 files = gr.File(
                     label="or files",
@@ -65,6 +67,8 @@ def build(page: gr.Blocks, tab: gr.Tab) -> Measure:
                     file_types=list(SUFFIXES),
                     height=150,
                     elem_id="measure-files",
+                    scale=2,
+                    min_width=200,
                 )
             amount = gr.Radio(
                 choices=[(label, name) for name, (label, _, _) in words.AMOUNTS.items()],
@@ -136,7 +140,7 @@ def build(page: gr.Blocks, tab: gr.Tab) -> Measure:
         no = gr.Button("Keep it", size="sm", min_width=0, elem_id="measure-delete-no")
     view = MeasureView(_recorded_value(), elem_id="measure-view")
     saved = gr.JSON(visible=False)
-    drawn = gr.State([RECORDED])
+    drawn = gr.State(_drawn(None, NONE, None))
     timer = gr.Timer(_PAUSE, active=False)
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
@@ -343,7 +347,7 @@ def _look(who: Visitor, chosen: str | None, beside: str | None, drawn: list[Any]
     chosen = info.name if info else RECORDED
     other = found.get(beside or "")
     beside = other.name if other else RECORDED if beside == RECORDED and chosen != RECORDED else NONE
-    now = [chosen, info and info.changed, info and info.state, beside, other and other.changed]
+    now = _drawn(info, beside, other)
     entries = _choices(found.values())
     refusal = policy.refusal(Action.EVALUATE, who)
     changes = info is not None and who.may_change(info.name)
@@ -362,6 +366,12 @@ def _look(who: Visitor, chosen: str | None, beside: str | None, drawn: list[Any]
         gr.Button(interactive=changes and not active),
         gr.Timer(active=any(one.active for one in found.values())),
     )
+
+
+def _drawn(info: Measurement | None, beside: str, other: Measurement | None) -> list[Any]:
+    """What the view depends on: None for what is recorded."""
+    mine = [info.name, info.changed, info.state] if info else [RECORDED]
+    return [*mine, beside, other.changed if other else None]
 
 
 def _visible(who: Visitor) -> list[Measurement]:
