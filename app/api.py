@@ -1,6 +1,6 @@
 """The documented endpoints: what other programs ask of this page. docs/api.md shows each of them in use.
 
-Gradio makes what clients, `?view=api` and MCP tell of an endpoint from its name, its type hints and its
+Gradio makes what clients, its own list and MCP tell of an endpoint from its name, its type hints and its
 docstring, which therefore is for people who never see this file; it joins the lines of "Returns" by commas.
 """
 

@@ -146,9 +146,10 @@ LEARN = (
     "each. Nothing here needs the model: all of it was recorded."
 )
 LEARN_SNIPPETS = (
-    "## Do it yourself\nCopy, paste, run: all of this is run by a test as it stands here. The endpoints are "
-    "listed [on a page of their own](?view=api)."
+    "## Do it yourself\nCopy, paste, run: all of this is run by a test as it stands here. Programs and "
+    "agents ask this page at six endpoints."
 )
+ENDPOINTS = "All endpoints and what they take"
 LEARN_GLOSSARY = "## Glossary\nOne word for each thing, on this page and in all that is written about it."
 LEARN_CREDITS = """## Who thought of it
 

@@ -2,6 +2,13 @@
 
 const holder = element.querySelector(".lessons");
 
+// The other tab is there some moments later.
+function arrive(place, patience) {
+  const found = document.querySelector(place);
+  if (found?.checkVisibility()) found.scrollIntoView();
+  else if (patience) setTimeout(arrive, 50, place, patience - 1);
+}
+
 function card(lesson) {
   const title = make("h3", "", make("span", "lesson-number", String(lesson.number)), lesson.title);
   title.id = "lesson-" + lesson.number;
@@ -11,7 +18,8 @@ function card(lesson) {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return; // another window, by the address
     event.preventDefault();
     trigger("see", { number: lesson.number });
-    window.scrollTo({ top: 0 });
+    if (lesson.see.example) arrive("#lens", 100);
+    else window.scrollTo({ top: 0 });
   });
   const lens = make("div", "lesson-lens", LENSES[lesson.lens](lesson.data));
   lens.setAttribute("role", "group");

@@ -9,6 +9,10 @@ from app import documents, learn, lessons, policy, services, text
 from app.errors import sentence, shows_errors
 from indexing.errors import InputError, RetroError
 
+# Gradio's own list, behind a button of its footer, which the page does not show. The address `?view=api` does
+# not open it (gradio 6.31).
+_OPEN_ENDPOINTS = "() => { document.querySelector('footer .show-api')?.click(); }"
+
 
 @dataclass
 class Learn:
@@ -22,6 +26,8 @@ def build() -> Learn:
     gr.Markdown(text.LEARN, elem_id="learn-intro")
     shown = learn.Lessons(fetch_lessons=all_lessons, fetch_tokens=tokens, elem_id="lessons")
     gr.Markdown(text.LEARN_SNIPPETS)
+    endpoints = gr.Button(text.ENDPOINTS, size="sm", min_width=0, elem_id="endpoints")
+    endpoints.click(None, js=_OPEN_ENDPOINTS, api_visibility="private")
     learn.Snippets(fetch_snippets=snippets, elem_id="snippets")
     gr.Markdown(text.LEARN_GLOSSARY)
     learn.Glossary(fetch_words=words, elem_id="glossary")
