@@ -222,7 +222,7 @@ def _starting(at_once: int) -> Iterator[None]:
         if sum(one.active for one in list_measurements()) >= at_once:
             raise InputError(
                 "Another measurement is going on, and one at a time keeps the processors busy. Wait until it "
-                "has finished, or stop it. What you entered is kept."
+                "has finished, or stop it if it is yours. What you entered is kept."
             )
         yield
 

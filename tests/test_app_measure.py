@@ -153,7 +153,7 @@ def test_texts_that_nothing_could_be_measured_on_are_refused():
         measure_text.stored("factbook-2015", 5)
     assert "There is no text to measure on" in message(begin, source="mine", pasted=" \n")
     assert "fewer than 65 tokens" in message(begin, source="mine", pasted="Only a few words.")
-    assert "300,000 are measured" in message(begin, source="mine", pasted="word " * 70_000)
+    assert "more than 300,000 characters" in message(begin, source="mine", pasted="word " * 70_000)
     assert measurements.list_measurements() == []
 
 

@@ -97,7 +97,7 @@ def build(page: gr.Blocks, tab: gr.Tab) -> Measure:
         low, high, at_first = _DOCUMENTS
         documents = gr.Slider(
             low, high, step=1, value=at_first, label="Documents", elem_id="measure-documents", min_width=180,
-            info="at most; always the same ones are drawn, so that measurements can be compared",
+            info="at most, of the bundled pages or the datastore: always the same ones, to be compared",
         )  # fmt: skip
         num_neighbours = gr.Slider(1, 10, step=1, **_named("num_neighbours", "Neighbours (k)"))
         leakage = gr.Dropdown(
@@ -141,6 +141,7 @@ def build(page: gr.Blocks, tab: gr.Tab) -> Measure:
     view = MeasureView(_recorded_value(), elem_id="measure-view")
     saved = gr.JSON(visible=False)
     drawn = gr.State(_drawn(None, NONE, None))
+    doomed = gr.State(None)  # what the question is about: another one may be chosen before it is answered
     timer = gr.Timer(_PAUSE, active=False)
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
@@ -158,15 +159,16 @@ def build(page: gr.Blocks, tab: gr.Tab) -> Measure:
     begun = run.click(begin, inputs=wanted, outputs=chosen, trigger_mode="once", **quiet)
     went_on = go_on.click(resume, inputs=chosen, outputs=chosen, **quiet)
     stopped = stop_button.click(stop, inputs=chosen, outputs=chosen, **quiet)
-    deleted = yes.click(delete, inputs=chosen, outputs=[chosen, question], **quiet)
+    deleted = yes.click(delete, inputs=doomed, outputs=[chosen, question], **quiet)
     for event in (begun, went_on, stopped, deleted):
         event.then(look, inputs=seen, outputs=shown, **quiet)
         event.failure(look, inputs=seen, outputs=shown, **quiet)  # `then` does not follow an error
+    chosen.input(lambda: gr.Row(visible=False), outputs=question, queue=False, **quiet)
     for event in (chosen.input, beside.input):
         event(look, inputs=seen, outputs=shown, **quiet)
     timer.tick(look, inputs=seen, outputs=shown, queue=False, **quiet)
     tab.select(arrive, inputs=seen, outputs=shown, queue=False, **quiet)
-    remove.click(ask_to_delete, inputs=chosen, outputs=[question, asked_to], queue=False, **quiet)
+    remove.click(ask_to_delete, inputs=chosen, outputs=[question, asked_to, doomed], queue=False, **quiet)
     no.click(lambda: gr.Row(visible=False), outputs=question, queue=False, **quiet)
     for kind, button in exports.items():
         button.click(_exporter(kind), inputs=chosen, outputs=saved, **quiet).success(
@@ -284,17 +286,17 @@ def stop(chosen: str | None, request: gr.Request | None = None) -> Any:
 
 
 @shows_errors
-def ask_to_delete(chosen: str | None, request: gr.Request | None = None) -> tuple[Any, Any]:
-    """(the question's row, the question)."""
+def ask_to_delete(chosen: str | None, request: gr.Request | None = None) -> tuple[Any, Any, str]:
+    """(the question's row, the question, what it is about)."""
     info = _mine(chosen, permit(Action.EVALUATE, request, counts=False))
-    return gr.Row(visible=True), {"text": words.DELETING.format(title=info.order.title), "tone": "bad"}
+    return gr.Row(visible=True), {"text": words.DELETING.format(title=label(info)), "tone": "bad"}, info.name
 
 
 @shows_errors
-def delete(chosen: str | None, request: gr.Request | None = None) -> tuple[Any, Any]:
+def delete(doomed: str | None, request: gr.Request | None = None) -> tuple[Any, Any]:
     """(the list with another one chosen, the question's row)."""
     who = permit(Action.EVALUATE, request, counts=False)
-    measurements.delete(_mine(chosen, who).name)
+    measurements.delete(_mine(doomed, who).name)
     return _list(who, RECORDED), gr.Row(visible=False)
 
 

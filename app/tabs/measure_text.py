@@ -3,6 +3,7 @@
 import json
 import textwrap
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -35,28 +36,25 @@ def stored(name: str, count: int) -> list[Document]:
     return _drawn(datastore, living.tolist(), count)
 
 
-def mine(pasted: str | None, files: list[str] | None, count: int) -> list[Document]:
-    """What a person pasted or uploaded, `count` documents at most. Raises CorpusError if there is none of it,
-    or too much."""
+def mine(pasted: str | None, files: list[str] | None) -> list[Document]:
+    """What a person pasted or uploaded. Raises CorpusError if there is none of it, or too much."""
+    texts = [read_text(pasted, title=_title(pasted))] if pasted and pasted.strip() else []
+    uploaded = read_files(files, names=[Path(file).name for file in files], report=Report()) if files else ()
     found: list[Document] = []
-    if pasted and pasted.strip():
-        found.append(read_text(pasted, title=_title(pasted)))
-    if files:
-        found += [
-            Document(one.id, one.title, one.text, one.source)
-            for one in read_files(files, names=[Path(file).name for file in files], report=Report())
-        ]
+    characters = 0
+    for one in chain(texts, uploaded):
+        characters += one.characters
+        if characters > settings.MAX_MEASURED_CHARACTERS:
+            raise CorpusError(
+                f"The text has more than {settings.MAX_MEASURED_CHARACTERS:,} characters, the most that is "
+                "measured here. Give less, or use the command line: python -m retro_core evaluate NAME=FILE."
+            )
+        found.append(Document(one.id, one.title, one.text, one.source))
     if not found:
         raise CorpusError(
             "There is no text to measure on yet. Paste one or upload files, or choose the bundled pages."
         )
-    characters = sum(one.characters for one in found)
-    if characters > settings.MAX_MEASURED_CHARACTERS:
-        raise CorpusError(
-            f"The text has {characters:,} characters; up to {settings.MAX_MEASURED_CHARACTERS:,} are "
-            "measured here. Give less, or use the command line: python -m retro_core evaluate NAME=FILE."
-        )
-    return found[:count]
+    return found
 
 
 def documents(
@@ -68,7 +66,7 @@ def documents(
     if source == STORED:
         return stored(datastore, count)
     if source == MINE:
-        return mine(pasted, files, count)
+        return mine(pasted, files)
     raise InputError(f"Expected text of {HELD_OUT}, {MINE} or {STORED}, got {source!r}. Choose one of them.")
 
 
