@@ -304,7 +304,7 @@ NO_CURVES = "Curves appear with the first measurement."
 NO_SAMPLES = "Samples appear with the first evaluation on held-out texts."
 TICK_ANOTHER = "Tick another run to draw both."
 RECORDED_RUN = "A recorded example: the toy, as it trained here. Your own runs take its place."
-SAMPLES = (
+WHAT_IT_WRITES = (
     "**What it writes** · the same held-out texts at each evaluation. Move the slider through the training. "
     "Orange: expected more with neighbours; blue: less."
 )

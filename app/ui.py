@@ -212,6 +212,10 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover_dark="*neutral_300",
         button_primary_text_color="white",
         button_primary_text_color_dark="*neutral_900",
+        link_text_color="*secondary_700",
+        link_text_color_active="*secondary_700",
+        link_text_color_hover="*secondary_800",
+        link_text_color_visited="*secondary_700",
         block_shadow="none",
         block_shadow_dark="none",
     )

@@ -81,7 +81,7 @@ def build() -> Shown:
             label="What the run printed last", lines=6, max_lines=14, interactive=False, elem_id="run-log"
         )
     curves = Curves(None, elem_id="curves")
-    gr.Markdown(text.SAMPLES, elem_id="samples-title")
+    gr.Markdown(text.WHAT_IT_WRITES, elem_id="samples-title")
     samples = Samples(None, fetch=fetch_samples, elem_id="samples")
     parts = [
         listing, facts, buttons, stop_button, resume_button, delete_button, use, checkpoint, curves, samples,

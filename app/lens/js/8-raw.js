@@ -26,7 +26,11 @@ function drawRaw() {
     await navigator.clipboard.writeText(wholeMap(chunk));
     copy.textContent = "Copied";
   });
-  body.append(copy, make("div", "lens-table", table));
+  const scrolled = make("div", "lens-table", table);
+  scrolled.tabIndex = 0; // the arrow keys scroll it
+  scrolled.setAttribute("role", "region");
+  scrolled.setAttribute("aria-label", "Raw values");
+  body.append(copy, scrolled);
 }
 
 function tableRows(chunk) {
