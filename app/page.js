@@ -78,7 +78,7 @@
     button.addEventListener("click", async (event) => {
       event.stopPropagation(); // a click elsewhere on it folds the message
       try {
-        await navigator.clipboard.writeText(details(holder.querySelector("[data-testid=toast-text]")?.textContent || ""));
+        await navigator.clipboard.writeText(details([...holder.querySelectorAll("[data-testid=toast-text]")].map((one) => one.textContent).join("\n")));
         button.textContent = "Copied";
       } catch { // a page without https may not write there
         button.textContent = "Not allowed to copy here";
