@@ -278,7 +278,7 @@ RUNS = {
     ),
 }
 TOY_SET = "Two editions of the World Factbook · ready"
-OWN_TEXT = "A text of my own…"
+TRAIN_ON_OWN_TEXT = "A text of my own…"
 ENOUGH_TEXT = (
     "A few pages at least (32 chunks, about 1,500 words); better a book. It becomes a datastore, is cut into "
     "chunks, and one document or part in twenty is held out."

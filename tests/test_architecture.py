@@ -218,3 +218,16 @@ def test_starting_needs_no_torch(statement):
     # The service's, and the client's; the page has them because gradio does.
     slow |= set() if "app" in statement else {"fastapi", "uvicorn", "httpx"}
     assert not loaded_by(statement) & slow
+
+
+def test_a_word_for_people_is_defined_once():
+    """A second one of the same name would silently take the first one's place on another tab."""
+    tree = ast.parse((ROOT / "app" / "text.py").read_text(encoding="utf-8"))
+    names = [
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    ]
+    assert sorted(names) == sorted(set(names))

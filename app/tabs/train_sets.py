@@ -47,7 +47,7 @@ def choices(who: Visitor) -> list[tuple[str, str]]:
         for info in services.datastores(who)
         if info.num_documents < info.num_chunks  # else no document has two chunks, so none reads
     ]
-    return [*found, (text.OWN_TEXT, OWN)]
+    return [*found, (text.TRAIN_ON_OWN_TEXT, OWN)]
 
 
 def wanted(source: str, base: str, who: Visitor) -> Wanted:
