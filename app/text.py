@@ -142,7 +142,7 @@ MAP_TOO_SMALL = "So few chunks that every one is near every other."
 # ---- Learn
 
 LEARN = (
-    "How does a language model look things up while it writes? Eight short lessons, one thing to move in "
+    "## How does a language model look things up while it writes?\nEight short lessons, one thing to move in "
     "each. Nothing here needs the model: all of it was recorded."
 )
 LEARN_SNIPPETS = (

@@ -87,6 +87,8 @@ def test_a_text_is_cut_as_the_model_cuts_it():
     found = tab.tokens({"text": "The Volta — <b>Ghana</b>\n"})["tokens"]
     assert "".join(found) == "The Volta — <b>Ghana</b>\n"
     assert len(found) == len(services.tokenizer().encode("The Volta — <b>Ghana</b>\n"))
+    assert tab.tokens({"text": ""}) == {"tokens": []}
+    assert "".join(tab.tokens({"text": "half a \ud83d character"})["tokens"]) == "half a \ufffd character"
 
 
 def test_a_lesson_leads_to_its_recording_and_nowhere_else(taught):

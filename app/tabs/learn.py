@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import documents, learn, lessons, policy, services, text
+from app import arguments, documents, learn, lessons, policy, services, text
 from app.errors import sentence, shows_errors
 from indexing.errors import InputError, RetroError
 
@@ -54,7 +54,8 @@ def tokens(wanted: Any, request: gr.Request | None = None) -> dict[str, Any]:
         given = wanted.get("text") if isinstance(wanted, dict) else None
         if not isinstance(given, str) or len(given) > lessons.LONGEST_CUT:
             raise InputError(f"Expected a text of up to {lessons.LONGEST_CUT:,} characters.")
-        return {"tokens": services.tokenizer().token_texts(services.tokenizer().encode(given).tolist())}
+        ids = services.tokenizer().encode(arguments.whole(given))
+        return {"tokens": services.tokenizer().token_texts(ids.tolist())}
     except RetroError as error:
         return {"error": sentence(error)}
 
