@@ -267,8 +267,8 @@ def test_a_public_page_refuses_and_says_what_to_do_instead(monkeypatch, begun):
     for handler in (train_runs.stop, train_runs.resume, train_runs.delete):
         assert "not possible" in message(handler, "one", [], {})
     assert "not possible" in message(train_runs.use, "one", "newest")
-    _, _, refused, button = train_form.refresh(None, None)
-    assert refused["visible"] and not button["interactive"]
+    _, _, _, refused, button, command = train_form.refresh(None, None, 300)
+    assert command["open"] and refused["visible"] and not button["interactive"]
     _, command, _ = train_form.preview(*USUAL)
     assert command["commands"][0].startswith("python -m retro_core train --data-spec assets/")
     assert not begun and shown().buttons["visible"] is False

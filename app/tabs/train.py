@@ -46,9 +46,9 @@ def build(page: gr.Blocks, tab: gr.Tab, making: gr.BrowserState) -> Train:
     tick.tick(train_runs.show, queue=False, **looked)
     opened = tab.select(train_runs.show, **looked)
     opened.then(lambda: gr.Timer(active=True), outputs=tick, queue=False, **quiet)
-    opened.then(train_form.refresh, inputs=form.asked[1:3], outputs=form.refreshed, **quiet).then(
-        train_form.preview, inputs=form.asked[:-3], outputs=form.previewed, **quiet
-    )
+    opened.then(
+        train_form.refresh, inputs=[*form.asked[1:3], form.asked[5]], outputs=form.refreshed, **quiet
+    ).then(train_form.preview, inputs=form.asked[:-3], outputs=form.previewed, **quiet)
     begun = form.begun.change(
         _look_at, inputs=[form.begun, shown.chosen], outputs=shown.chosen, queue=False, **quiet
     )

@@ -10,10 +10,10 @@ from typing import Any
 
 import gradio as gr
 
-from app import owners, policy, services, tasks, text
+from app import owners, policy, services, settings, tasks, text
 from app.errors import sentence, shows_errors
 from app.parts import Facts, StatusLine
-from app.policy import Action, Visitor, permit
+from app.policy import Action, Rule, Visitor, permit
 from app.tabs import corpus_make, train_runs, train_sets
 from app.tabs.train_sets import OWN, TOY, Wanted
 from indexing import paths
@@ -37,17 +37,14 @@ _NUMBERS = [
 
 @dataclass
 class Form:
-    """asked: what `start` and `preview` take, in their order · task: what the browser remembers of making a
-    training set · begun: {"name", "at"} of the run that began last"""
+    """asked: what `start` takes, in its order; `preview` all but the last three · begun: {"name", "at"} of
+    the run that began last · previewed, refreshed, watched: what `preview`, `refresh` and `reattach` fill"""
 
     asked: list[gr.components.Component]
     begun: gr.State
-    refused: gr.Column
     previewed: list[gr.components.Component]
-    started: Any
     refreshed: list[gr.components.Component]
     watched: list[gr.components.Component]
-    task: gr.BrowserState
 
 
 def build(task: gr.BrowserState) -> Form:
@@ -99,7 +96,10 @@ def build(task: gr.BrowserState) -> Form:
     progress = StatusLine(elem_id="train-progress")
     with gr.Column(visible=False, elem_id="train-refused") as refused:
         StatusLine({"text": policy.refusal(Action.TRAIN), "tone": "bad"})
-        gr.DuplicateButton("Duplicate this Space", size="md", elem_id="train-duplicate")
+        if settings.space():
+            gr.DuplicateButton(
+                "Duplicate this Space", size="md", elem_id="train-duplicate", visible=policy.on_a_space()
+            )
     with gr.Accordion("Settings", open=False, elem_classes="fold", elem_id="train-settings"):
         run_name = gr.Textbox(**_named("run", "Name of the run"), max_lines=1, placeholder="chosen for you")
         model = gr.Dropdown(
@@ -110,11 +110,11 @@ def build(task: gr.BrowserState) -> Form:
     fold = gr.Accordion("The exact command, and all settings", open=False, elem_classes="fold")
     with fold:
         command = Facts(None, elem_id="train-command")
-        settings = gr.Code(language="json", label="config.json", interactive=False, elem_id="train-config")
+        values = gr.Code(language="json", label="config.json", interactive=False, elem_id="train-config")
 
     chosen = [preset, source, base, run_name, model, *numbers]
     asked = [*chosen, pasted, files, own_name]
-    previewed = [estimate, command, settings]
+    previewed = [estimate, command, values]
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     preset.input(choose_preset, inputs=preset, outputs=[told, base, model, *numbers], **quiet)
     source.input(
@@ -129,11 +129,10 @@ def build(task: gr.BrowserState) -> Form:
         **quiet,
     )
     watched = [task, begun, progress, start_button, cancel_button]
-    started = start_button.click(start, inputs=asked, outputs=watched, concurrency_limit=None, **quiet)
+    start_button.click(start, inputs=asked, outputs=watched, concurrency_limit=None, **quiet)
     cancel_button.click(cancel, inputs=task, outputs=progress, queue=False, **quiet)
-    return Form(
-        asked, begun, refused, previewed, started, [source, base, refused, start_button], watched, task
-    )
+    refreshed = [source, base, numbers[0], refused, start_button, fold]
+    return Form(asked, begun, previewed, refreshed, watched)
 
 
 def _named(name: str, label: str) -> dict[str, Any]:
@@ -176,10 +175,13 @@ def _preset(name: str) -> dict[str, Any]:
 
 
 @shows_errors
-def refresh(source: str | None, base: str | None, request: gr.Request | None = None) -> tuple[Any, ...]:
-    """(what there is to train on, bases, why not, the button): whenever the tab is looked at."""
+def refresh(
+    source: str | None, base: str | None, steps: float | None, request: gr.Request | None = None
+) -> tuple[Any, ...]:
+    """(what there is to train on, bases, steps, why not, the button, the command): whenever the tab is looked
+    at."""
     who = policy.visitor(request)
-    may = policy.rule(Action.TRAIN, who.mode, who.role).allowed
+    may, most = _rule(who).allowed, _rule(who).steps
     choices = train_sets.choices(who)
     kept = source if source in [value for _, value in choices] else f"set:{TOY}"
     bases = base_choices()
@@ -187,8 +189,10 @@ def refresh(source: str | None, base: str | None, request: gr.Request | None = N
     return (
         gr.update(choices=choices, value=kept),
         gr.update(choices=bases, value=there or (bases[0][1] if bases else None)),
+        gr.update(value=most) if most and (steps or 0) > most else gr.skip(),
         gr.update(visible=not may),
         gr.update(interactive=may),
+        gr.skip() if may else gr.update(open=True),
     )
 
 
@@ -263,7 +267,7 @@ def preview(
     request: gr.Request | None = None,
 ) -> tuple[Any, Any, Any]:
     """(what the run takes, its command, its settings)."""
-    who = policy.visitor(request)
+    who = dataclasses.replace(permit(Action.PREVIEW, request), rule=_rule(policy.visitor(request)))
     numbers = [
         steps, batch_size, max_len, num_neighbours, evaluate_every, save_every, learning_rate, seed
     ]  # fmt: skip
@@ -274,6 +278,10 @@ def preview(
         return {"notes": [sentence(error)]}, None, ""
     config = _on(config, wanted)
     return estimated(config, wanted), commands(config, wanted), shown_settings(config)
+
+
+def _rule(who: Visitor) -> Rule:
+    return policy.rule(Action.TRAIN, who.mode, who.role)
 
 
 def estimated(config: TrainConfig, wanted: Wanted) -> dict[str, Any]:
