@@ -127,7 +127,7 @@ def generate(
             "Ask for fewer."
         )
     _check("prompt", prompt, model, datastore, retriever, who)
-    with work.turn("model"):
+    with work.turn("model", request):
         loaded, lookup = _opened(model, datastore, retriever, who)
         from retro_core.generation import generate as write  # imports torch, which the page must not wait for
 
@@ -239,7 +239,7 @@ def _scored(
     who = policy.permit(Action.SCORE, request)
     config = _config(retriever, num_neighbours=num_neighbours)
     _check("text", text, model, datastore, retriever, who)
-    with work.turn("model"):
+    with work.turn("model", request):
         loaded, lookup = _opened(model, datastore, retriever, who)
         from retro_core.explain import score as read
 

@@ -49,7 +49,7 @@ _CONTENT = {
     "base-uri": "'self'",
     "form-action": "'self'",
 }
-_HUB = "'self' https://huggingface.co https://*.hf.space"
+_HUB = "https://huggingface.co"
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",
@@ -182,8 +182,12 @@ def _cookie(request: Request) -> str | None:
 
 
 def _headers() -> list[tuple[bytes, bytes]]:
-    frames = _HUB if settings.space() else "'self'"
-    content = "; ".join(f"{name} {value}" for name, value in {**_CONTENT, "frame-ancestors": frames}.items())
+    allowed = {**_CONTENT, "frame-ancestors": "'self'"}
+    if settings.space():  # Gradio's line about the Space comes from the Hub
+        allowed["frame-ancestors"] += f" {_HUB} https://*.hf.space"
+        allowed["connect-src"] += f" {_HUB}"
+        allowed["img-src"] += f" {_HUB} https://*.huggingface.co"
+    content = "; ".join(f"{name} {value}" for name, value in allowed.items())
     told = {**_HEADERS, "content-security-policy": content}
     return [(name.encode(), value.encode()) for name, value in told.items()]
 

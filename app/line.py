@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from app import settings
 from indexing.errors import InputError
@@ -13,19 +14,30 @@ _REMEMBERED = 8  # of those who were served last, to tell how long one takes
 _ASSUMED = 6.0  # seconds that one takes, before anybody was served
 
 
+@dataclass(eq=False)
+class Ticket:
+    whose: str
+
+
 class Line:
     """Safe to use from several threads. Each visitor has a ticket; the first in line is being served."""
 
     def __init__(self) -> None:
         self._moved = threading.Condition()
-        self._tickets: list[object] = []
+        self._tickets: list[Ticket] = []
         self._took: deque[float] = deque(maxlen=_REMEMBERED)
 
     @contextmanager
-    def joined(self) -> Iterator[object]:
-        """A ticket, given back at the end. Raises InputError if too many are waiting."""
-        ticket = object()
+    def joined(self, whose: str = "", most: int = 0) -> Iterator[Ticket]:
+        """A ticket, given back at the end. Raises InputError if too many wait, or as many as `most` of
+        `whose`."""
+        ticket = Ticket(whose)
         with self._moved:
+            if most and sum(other.whose == whose for other in self._tickets) >= most:
+                raise InputError(
+                    f"{most} texts of yours are in line already. Wait until they have had their turn; the "
+                    "recorded examples can be looked at meanwhile."
+                )
             if len(self._tickets) > settings.MAX_IN_LINE:
                 raise InputError(
                     f"{settings.MAX_IN_LINE} visitors are waiting already. Try again in a minute; the "
@@ -39,7 +51,7 @@ class Line:
                 self._tickets.remove(ticket)
                 self._moved.notify_all()
 
-    def before(self, ticket: object, patience: float = 0.0) -> int:
+    def before(self, ticket: Ticket, patience: float = 0.0) -> int:
         """How many come first, the one who is being served among them: 0 means that it is one's turn.
 
         patience  seconds to wait for the line to move, if somebody comes first

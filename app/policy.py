@@ -360,6 +360,15 @@ def _own_tab() -> str:
     return f"in a tab of its own (https://{address})" if address else "anew"
 
 
+def on_a_space() -> bool:
+    return bool(settings.space())
+
+
+def of_strangers() -> Rule | None:
+    """How much of their own visitors may have here; None where there are no strangers."""
+    return rule(Action.MAKE_DATASTORE, Mode.PUBLIC, Role.ANONYMOUS) if mode() is Mode.PUBLIC else None
+
+
 def can_sign_in() -> bool:
     """On a Space with `hf_oauth: true`. Elsewhere Gradio would let anybody in as anybody, so nobody is."""
     return bool(settings.space() and settings.has_oauth())
@@ -425,6 +434,13 @@ def _too_often(action: Action, most: int, span: str, wait: float) -> str:
 def _counted_as(who: Visitor, request: Any) -> str:
     """Accounts count for themselves; others by where they come from, as a cookie is easily thrown away."""
     return who.owner if who.role is Role.SIGNED_IN else address(request)
+
+
+def place_in_line(request: Any) -> tuple[str, int]:
+    """(who waits, how often they may at the same time; 0 is as often as they like)."""
+    who = visitor(request)
+    most = settings.IN_LINE_EACH if who.mode is Mode.PUBLIC and who.role is not Role.OWNER else 0
+    return _counted_as(who, request), most
 
 
 def address(request: Any) -> str:

@@ -13,6 +13,11 @@ PRIVACY = (
     "analytics."
 )
 
+PRIVACY_SHARED = (
+    " One cookie tells the server what is yours; what you make is yours alone, and removed {kept} after you "
+    "last used it."
+)
+
 PROMPT_HINT = (
     "Begin a text. After every 64 tokens the model looks up similar passages and reads them while it writes "
     "the next 64. Ctrl+Enter runs. The bundled model is tiny: watch how it reads; believe nothing it says."
@@ -34,6 +39,10 @@ SWAP_LIVE = "Run both now, side by side"
 RESTARTED = (
     "This server restarted, and the result that you looked at is gone. Your prompt and settings are here: "
     "press Run to have it again."
+)
+RESTARTED_SPACE = (
+    "This Space restarted or slept: results and datastores that were made here are gone. Your prompt and "
+    "settings are here: press Run to have a result again."
 )
 FORGOTTEN = (
     "The result that you looked at made room for newer ones. Your prompt and settings are here: press Run to "
@@ -112,6 +121,10 @@ EXAMPLES = [
 CORPUS = (
     "A **datastore** is what the model looks things up in while it writes: texts, cut into chunks of 64 "
     "tokens, found again by meaning or by words. Make one of your own, or look into one that is here."
+)
+CORPUS_SHARED = (
+    " Yours is yours alone: up to {files} files and {characters:,} characters, {kept} at a time, each "
+    "removed {left} after you last used it."
 )
 IMPORTING = "Or open a datastore that somebody exported"
 # Countries of the bundled Factbook that a first datastore can be made of.

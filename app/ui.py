@@ -40,6 +40,7 @@ _OWN_FOLDERS = (
     paths.bases_dir,
     paths.embedders_dir,
     paths.training_sets_dir,
+    paths.measurements_dir,
 )
 _TO_TOP = "(chosen) => { window.scrollTo({ top: 0 }); return chosen; }"
 
@@ -53,6 +54,8 @@ def build_demo() -> gr.Blocks:
             gr.Markdown(f"# {text.TITLE}\n{text.TAGLINE}", elem_id="wordmark")
             pill = StatusLine(status(paths.DEMO_MODEL, services.default_datastore()), elem_id="pill")
             share = gr.Button("Share", size="sm", min_width=0, elem_id="share")
+            if policy.can_sign_in():
+                gr.LoginButton("Sign in", size="sm", min_width=0, elem_id="sign-in")
             gr.Button("◐ Theme", size="sm", min_width=0, elem_id="theme")  # see page.js
         with gr.Row(elem_id="notice"):
             lost = StatusLine("", elem_id="lost")
@@ -72,7 +75,7 @@ def build_demo() -> gr.Blocks:
                 measured = measure.build(demo, measuring)
             with gr.Tab("Learn", id="learn") as learning:
                 taught = learn.build()
-        gr.Markdown(text.PRIVACY, elem_id="privacy")
+        gr.Markdown(text.PRIVACY + _shared(), elem_id="privacy")
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         dismiss.click(None, outputs=lost, js="() => ''", api_visibility="private")
         read = [explorer.model, explorer.datastore]
@@ -219,6 +222,11 @@ def theme() -> gr.themes.Base:
         block_shadow="none",
         block_shadow_dark="none",
     )
+
+
+def _shared() -> str:
+    most = policy.of_strangers()
+    return text.PRIVACY_SHARED.format(kept=policy.in_minutes(most.keep_minutes)) if most else ""
 
 
 def _people() -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from app import line, services, settings
+from app import line, policy, services, settings
 from app.errors import shows_errors
 from app.line import Line
 
@@ -85,7 +85,7 @@ def taking_turns(
     @functools.wraps(work)
     def in_turn(*args: Any, **named: Any) -> Iterator[Any]:
         request = next((one for one in args if isinstance(one, gr.Request)), None)
-        with served.joined() as ticket:
+        with served.joined(*policy.place_in_line(request)) as ticket:
             before = served.before(ticket)
             while before:
                 words = f"{line.told(before, served.seconds(before))} {meanwhile}".rstrip()
@@ -102,10 +102,10 @@ def taking_turns(
 
 
 @contextmanager
-def turn(queue: str) -> Iterator[None]:
+def turn(queue: str, request: gr.Request | None = None) -> Iterator[None]:
     """One's turn in `queue`, for work that nobody watches while it waits."""
     served = _lines[queue]
-    with served.joined() as ticket:
+    with served.joined(*policy.place_in_line(request)) as ticket:
         while served.before(ticket, _PATIENCE):
             pass
         with served.served():

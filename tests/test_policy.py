@@ -3,12 +3,14 @@
 import html
 import inspect
 import types
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from app_calls import message
 
 from app import owners, policy, settings
+from app.line import Line
 from app.policy import Action, Mode, Role
 from app.tabs import (
     compare,
@@ -226,3 +228,16 @@ def test_all_visitors_together_have_a_limit(monkeypatch):
         policy.permit(Action.EXPORT_DATASTORE, request(address=f"9.9.9.{number}"))
     with pytest.raises(InputError, match="for all visitors together"):
         policy.permit(Action.EXPORT_DATASTORE, request(address="8.8.8.8"))
+
+
+def test_one_address_does_not_fill_the_line(as_):
+    waits, most = policy.place_in_line(as_(Mode.PUBLIC, Role.ANONYMOUS))
+    assert waits == "9.9.9.9" and most > 0
+    assert policy.place_in_line(as_(Mode.LOCAL, Role.OWNER))[1] == 0
+    line = Line()
+    with ExitStack() as waiting:
+        for _ in range(most):
+            waiting.enter_context(line.joined(waits, most))
+        waiting.enter_context(line.joined("8.8.8.8", most))
+        with pytest.raises(InputError, match="in line already"):
+            waiting.enter_context(line.joined(waits, most))

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import text
+from app import policy, text
 from app.tabs import corpus_card, corpus_make, corpus_map, corpus_search
 
 
@@ -34,9 +34,18 @@ def remember() -> Remembered:
     )
 
 
+def _limits() -> str:
+    """How much of one's own there may be, where that is limited."""
+    most = policy.of_strangers()
+    if most is None:
+        return ""
+    kept, left = most.kept, policy.in_minutes(most.keep_minutes)
+    return text.CORPUS_SHARED.format(files=most.files, characters=most.characters, kept=kept, left=left)
+
+
 def build(page: gr.Blocks, remembered: Remembered) -> Corpus:
     """Lay out the tab, inside a `gr.Tab` of `page`, and wire it."""
-    gr.Markdown(text.CORPUS)
+    gr.Markdown(text.CORPUS + _limits())
     with gr.Tabs(selected="make", elem_id="corpus-tabs") as tabs:
         with gr.Tab("Make a datastore", id="make"):
             made = corpus_make.build(remembered.building)

@@ -252,7 +252,9 @@ def described(facts: Overview, wrong: str = "", who: Visitor | None = None) -> d
             ["Fingerprint", facts.fingerprint[:16]],
         ],
         "notes": notes,
-        "commands": [f'python -m indexing search {facts.name} "your text"'],
+        "commands": []
+        if owners.mark_of(facts.name)
+        else [f'python -m indexing search {facts.name} "your text"'],
     }
 
 

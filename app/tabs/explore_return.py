@@ -85,7 +85,8 @@ def come_back(settings: dict | None, seen: dict | None, request: gr.Request | No
         trace_id = str(seen.get("trace") or "")
         if trace_id and not _is_there(trace_id, who):
             restarted = seen.get("server") != services.STARTED
-            lost, trace_id = text.RESTARTED if restarted else text.FORGOTTEN, ""
+            gone = text.RESTARTED_SPACE if policy.on_a_space() else text.RESTARTED
+            lost, trace_id = gone if restarted else text.FORGOTTEN, ""
     if trace_id and trace_id != next(iter(services.recorded()), None) or linked.chunk is not None:
         lens = services.view(trace_id, who)
         lens |= {} if linked.chunk is None else {"opened_at": linked.chunk}
