@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import owners, policy, services, settings, tasks, text
+from app import owners, policy, services, tasks, text
 from app.errors import sentence, shows_errors
 from app.parts import Facts, StatusLine
 from app.policy import Action, Rule, Visitor, permit
@@ -80,7 +80,7 @@ def build(task: gr.BrowserState) -> Form:
             label="or choose files: text, web pages, PDF, Word, tables",
             file_count="multiple",
             file_types=list(SUFFIXES),
-            height=110,
+            height=150,
             elem_id="train-files",
         )
         own_name = gr.Textbox(
@@ -96,10 +96,8 @@ def build(task: gr.BrowserState) -> Form:
     progress = StatusLine(elem_id="train-progress")
     with gr.Column(visible=False, elem_id="train-refused") as refused:
         StatusLine({"text": policy.refusal(Action.TRAIN), "tone": "bad"})
-        if settings.space():
-            gr.DuplicateButton(
-                "Duplicate this Space", size="md", elem_id="train-duplicate", visible=policy.on_a_space()
-            )
+        if policy.on_a_space():
+            gr.DuplicateButton("Duplicate this Space", size="md", elem_id="train-duplicate")
     with gr.Accordion("Settings", open=False, elem_classes="fold", elem_id="train-settings"):
         run_name = gr.Textbox(**_named("run", "Name of the run"), max_lines=1, placeholder="chosen for you")
         model = gr.Dropdown(
@@ -418,9 +416,21 @@ def start(
     yield None, _run(info.name), _begun(info.name), gr.update(interactive=True), gr.skip()
 
 
-def _run(name: str) -> dict[str, Any]:
-    """Each start is another one, also of a run that was there before."""
-    return {"name": name, "at": time.time()}
+def _run(name: str, source: str | None = None) -> dict[str, Any]:
+    """Each start is another one, also of a run that was there before. source: what can be trained on again"""
+    return {"name": name, "source": source, "at": time.time()}
+
+
+def look_at(begun: dict[str, Any] | None, chosen: str | None) -> tuple[Any, Any, Any]:
+    """(the run to look at, what is trained on, the text of one's own): what has just begun. A text that was
+    brought is a datastore by now, to be trained on again under its name."""
+    if not begun:
+        return chosen, gr.skip(), gr.skip()
+    if not begun["source"]:
+        return begun["name"], gr.skip(), gr.skip()
+    choices = train_sets.choices(policy.visitor())
+    choices = choices if begun["source"] in [value for _, value in choices] else gr.skip()
+    return begun["name"], gr.skip(), gr.skip()
 
 
 def _begun(name: str) -> dict[str, Any]:
