@@ -92,8 +92,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A held-out chunk, how the model goes on with its neighbours and without, greedily, and how the text
-    really does.
+    """A held-out chunk, how the model goes on with its neighbours and without, and how the text really does.
 
     tokens  of the original, as texts · lp_on, lp_off: their log-probabilities with neighbours and without
     read    the neighbours' texts, nearest first
@@ -321,7 +320,8 @@ def sample(model: Retro, tokenizer: Tokenizer, data: RetroDataset, window: Windo
     prompt, original = text[:m], text[m : 2 * m]
     ids = data.neighbour_ids(window)[:1]
     found = Neighbours(ids, np.zeros(ids.shape, dtype=np.float32), data.retrieved_tokens(ids), data.pad_id)
-    config = GenerationConfig(max_new_tokens=min(m, 256), temperature=0.0)
+    # Drawn, with one seed: greedily a model that has hardly begun repeats one token.
+    config = GenerationConfig(max_new_tokens=min(m, 256))
     written = {}
     for name, neighbours in (("on", [found]), ("off", [])):
         events = generate(model, tokenizer, prompt.tolist(), None, config, found=neighbours)

@@ -11,11 +11,13 @@ from training_set import M, checkpoint, config, lines, make_training_set, same
 
 from indexing import paths
 from indexing.errors import CheckpointError, ConfigError, InputError, TrainingError
+from indexing.neighbours import Neighbours
 from indexing.tokenizer import Tokenizer
 from retro_core import training
-from retro_core.config import RetroConfig, TrainConfig
+from retro_core.config import GenerationConfig, RetroConfig, TrainConfig
 from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.evaluation.windows import probe, window_losses
+from retro_core.generation import generate
 from retro_core.model import PositionBias, Retro, RMSNorm
 from retro_core.monitoring import Evaluated, Saved, Started, StepDone
 from retro_core.presets import resolve_model
@@ -66,7 +68,8 @@ def test_events_and_log_say_what_happened(material):
 
 
 def test_samples_are_what_the_model_writes(material, tokenizer):
-    """Greedily, one token at a time and without a cache: the same prompt with its neighbours and without."""
+    """The same prompts each time, with their neighbours and without; and how much the true text was expected,
+    counted without a cache."""
     list(training.train(config(material, samples=2, steps=3)))
     shown = [json.loads(line) for line in (paths.runs_dir() / "try" / SAMPLES_FILE).open()]
     assert [line["step"] for line in shown] == [3, 3] and shown[0]["prompt"] != shown[1]["prompt"]
@@ -77,17 +80,13 @@ def test_samples_are_what_the_model_writes(material, tokenizer):
         text = data.tokens(window)
         assert line["prompt"] == tokenizer.decode(text[:M])
         assert line["original"] == tokenizer.decode(text[M : 2 * M])
-        read = torch.from_numpy(data.retrieved_tokens(data.neighbour_ids(window)[:1]))[None]
-        for name, neighbours in (("on", read), ("off", None)):
-            ids = torch.from_numpy(text[:M])[None]
-            while ids.shape[1] < 2 * M:
-                with torch.no_grad():
-                    logits = model(ids, neighbours).logits[0, -1]
-                logits[0] = -torch.inf  # padding
-                if (token := int(logits.argmax())) == tokenizer.end_id:
-                    break
-                ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
-            assert line[name] == tokenizer.decode(ids[0, M:].numpy())
+        ids = data.neighbour_ids(window)[:1]
+        read = torch.from_numpy(data.retrieved_tokens(ids))[None]
+        found = Neighbours(ids, np.zeros(ids.shape, np.float32), read[0].numpy(), data.pad_id)
+        for name, neighbours, given in (("on", read, [found]), ("off", None, [])):
+            wanted = GenerationConfig(max_new_tokens=M)
+            *_, end = generate(model, tokenizer, text[:M].tolist(), None, wanted, found=given)
+            assert line[name] == tokenizer.decode(np.array(end.tokens[M:], dtype=np.int64))
             whole = torch.from_numpy(text[: 2 * M])
             with torch.no_grad():
                 logits = model(whole[None, :-1], neighbours).logits[0]
