@@ -19,6 +19,8 @@ from app.tabs import explore_change_here
 from indexing import paths
 from indexing.errors import InputError, RetroError, TraceError
 
+_FROM_PAGE = "() => window.retroAtHand?.[%s] ?? { __type__: 'update' }"  # see fact_swap.js
+
 
 @dataclass
 class Result:
@@ -55,6 +57,8 @@ def remember_seen() -> gr.BrowserState:
 def build_first_example() -> gr.Button:
     """Lay out the first thing that a newcomer sees; its button leads to the same, run now."""
     pair = fact_swap.view({name: services.trace(name) for name in services.recorded()})
+    if pair:  # both are in the page, as the first thing that anybody does is to go from one to the other
+        pair["views"] = {side["id"]: services.view(side["id"]) for side in pair["sides"]}
     with gr.Column(elem_id="first-example", visible=bool(pair)):
         explore.FactSwap(pair, elem_id="fact-swap")
         return gr.Button(text.SWAP_LIVE, size="sm", min_width=0, elem_id="swap-live")
@@ -93,10 +97,17 @@ def build(progress: StatusLine, seen: gr.BrowserState) -> Result:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     result = Result(lens, progress, shown, seen, link)
     drawn = [lens, progress, shown]
+    pair = fact_swap.view({name: services.trace(name) for name in recorded})
+    at_hand = {side["id"] for side in pair["sides"]} if pair else set()
     opened = open_.upload(open_trace, inputs=open_, outputs=drawn, **quiet)
     result.follow(opened)
     for trace_id, chip in zip(recorded, chips, strict=True):
-        result.follow(chip.click(partial(show_trace, trace_id), outputs=drawn, queue=False, **quiet))
+        if trace_id in at_hand:
+            chip.click(None, outputs=lens, js=_FROM_PAGE % json.dumps(trace_id), api_visibility="private")
+            done = chip.click(partial(point_to, trace_id), outputs=[progress, shown], queue=False, **quiet)
+        else:
+            done = chip.click(partial(show_trace, trace_id), outputs=drawn, queue=False, **quiet)
+        result.follow(done)
     for button, make in ((save, save_trace), (tokens, token_table), (neighbours, neighbour_table)):
         button.click(make, inputs=shown, outputs=given, **quiet).success(
             None, inputs=given, js=explore.SAVE.read_text(encoding="utf-8"), api_visibility="private"
@@ -145,6 +156,12 @@ def open_trace(path: str, request: gr.Request | None = None) -> tuple[Any, Any, 
 @shows_errors
 def show_trace(trace_id: str, request: gr.Request | None = None) -> tuple[Any, Any, Any]:
     return services.view(trace_id, policy.visitor(request)), "", trace_id
+
+
+@shows_errors
+def point_to(trace_id: str) -> tuple[Any, Any]:
+    """As `show_trace`, where the page draws the trace by itself."""
+    return "", trace_id
 
 
 # ------------------------------------------------------------------------------------------- leaving
