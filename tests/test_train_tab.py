@@ -158,7 +158,9 @@ def test_a_text_that_somebody_brings_is_trained_on(begun):
     assert "no name yet" in message(train_form.start, *asked, "A text.", None, " ")
     assert "no text yet" in message(train_form.start, *asked, " ", None, "mine")
     novel = " ".join(f"Chapter {i}: the ferry to the island left at {i} in the morning." for i in range(400))
-    list(train_form.start(*asked, novel, None, "mine"))
+    *_, last = train_form.start(*asked, novel, None, "mine")
+    chosen, source, own = train_form.look_at(last[1], None)
+    assert (chosen, source["value"], own["visible"]) == ("toy-1", "store:mine", False)
     assert begun[0].data_spec == str(training_set("mine").data_spec)
     assert "mine" in [info.name for info in services.datastores()]
     assert "exists" in message(train_form.start, *asked, novel, None, "mine")
@@ -166,10 +168,29 @@ def test_a_text_that_somebody_brings_is_trained_on(begun):
     assert len(begun) == 1
 
 
+def test_a_base_is_fitted_on_texts_in_its_own_tokens(begun):
+    from tiny_fits import tiny_base
+
+    tiny_base()
+    library()
+    _, base, size, *numbers = train_form.choose_preset("fit")
+    assert base["visible"] and base["value"] == "tiny-base" and not size["visible"]
+    asked = ["fit", "store:library", "tiny-base", "", None, *numbers]
+    estimate, command, _ = train_form.preview(*asked)
+    assert estimate["notes"] == [text.ESTIMATED_LATER]
+    assert "training-set library-in-tiny-base library --tokenizer" in command["commands"][0]
+    assert "--base tiny-base" in command["commands"][1]
+    assert "has others" in train_form.preview("fit", TOY, *asked[2:])[0]["notes"][0]
+    list(train_form.start(*asked))
+    made = training_set("library-in-tiny-base")
+    assert begun[0].base == "tiny-base" and begun[0].data_spec == str(made.data_spec)
+    assert made.fingerprint != services.tokenizer().fingerprint and made.source == "library"
+
+
 def test_a_page_that_is_loaded_anew_finds_what_is_being_made(begun):
     def work():
         yield {"text": "Working"}
-        return "later"
+        return {"name": "later", "source": "store:mine"}
 
     task = tasks.start("train", "later", work)
     events = list(train_form.reattach({"task": task.id, "name": "later"}))

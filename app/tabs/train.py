@@ -1,7 +1,6 @@
 """Train: a run is chosen and begun on the left; on the right all runs, one of them in full."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 
@@ -50,15 +49,14 @@ def build(page: gr.Blocks, tab: gr.Tab, making: gr.BrowserState) -> Train:
         train_form.refresh, inputs=[*form.asked[1:3], form.asked[5]], outputs=form.refreshed, **quiet
     ).then(train_form.preview, inputs=form.asked[:-3], outputs=form.previewed, **quiet)
     begun = form.begun.change(
-        _look_at, inputs=[form.begun, shown.chosen], outputs=shown.chosen, queue=False, **quiet
+        train_form.look_at,
+        inputs=[form.begun, shown.chosen],
+        outputs=[shown.chosen, form.asked[1], form.own],
+        queue=False,
+        **quiet,
     )
     begun.then(train_runs.show, **looked).then(
         train_form.preview, inputs=form.asked[:-3], outputs=form.previewed, **quiet
     )
     page.load(train_form.reattach, inputs=making, outputs=form.watched, concurrency_limit=None, **quiet)
     return Train(shown.chosen, shown.checkpoint, shown.use, shown.told, tick)
-
-
-def _look_at(begun: Any, chosen: str | None) -> str | None:
-    """The name of the run to look at: the one that has just begun."""
-    return begun["name"] if begun else chosen

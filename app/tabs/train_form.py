@@ -37,10 +37,16 @@ _NUMBERS = [
 
 @dataclass
 class Form:
-    """asked: what `start` takes, in its order; `preview` all but the last three · begun: {"name", "at"} of
-    the run that began last · previewed, refreshed, watched: what `preview`, `refresh` and `reattach` fill"""
+    """What the tab connects to.
+
+    asked   what `start` takes, in its order; `preview` all but the last three
+    own     where a text is brought
+    begun   {"name", "source", "at"} of the run that began last
+    previewed, refreshed, watched  what `preview`, `refresh` and `reattach` fill
+    """
 
     asked: list[gr.components.Component]
+    own: gr.Column
     begun: gr.State
     previewed: list[gr.components.Component]
     refreshed: list[gr.components.Component]
@@ -130,7 +136,7 @@ def build(task: gr.BrowserState) -> Form:
     start_button.click(start, inputs=asked, outputs=watched, concurrency_limit=None, **quiet)
     cancel_button.click(cancel, inputs=task, outputs=progress, queue=False, **quiet)
     refreshed = [source, base, numbers[0], refused, start_button, fold]
-    return Form(asked, begun, previewed, refreshed, watched)
+    return Form(asked, own, begun, previewed, refreshed, watched)
 
 
 def _named(name: str, label: str) -> dict[str, Any]:
@@ -421,16 +427,15 @@ def _run(name: str, source: str | None = None) -> dict[str, Any]:
     return {"name": name, "source": source, "at": time.time()}
 
 
-def look_at(begun: dict[str, Any] | None, chosen: str | None) -> tuple[Any, Any, Any]:
-    """(the run to look at, what is trained on, the text of one's own): what has just begun. A text that was
-    brought is a datastore by now, to be trained on again under its name."""
-    if not begun:
-        return chosen, gr.skip(), gr.skip()
-    if not begun["source"]:
-        return begun["name"], gr.skip(), gr.skip()
-    choices = train_sets.choices(policy.visitor())
-    choices = choices if begun["source"] in [value for _, value in choices] else gr.skip()
-    return begun["name"], gr.skip(), gr.skip()
+def look_at(
+    begun: dict[str, Any] | None, chosen: str | None, request: gr.Request | None = None
+) -> tuple[Any, Any, Any]:
+    """(the run to look at, what is trained on, the text of one's own), once a run has begun. A text that was
+    brought is a datastore by now, and is trained on again under its name."""
+    if not begun or not begun["source"]:
+        return begun["name"] if begun else chosen, gr.skip(), gr.skip()
+    choices = train_sets.choices(policy.visitor(request))
+    return begun["name"], gr.update(choices=choices, value=begun["source"]), gr.update(visible=False)
 
 
 def _begun(name: str) -> dict[str, Any]:
@@ -457,7 +462,7 @@ def _prepared(
             raise InputError("There is no text yet. Paste some, or choose files.")
         datastore = corpus_make.new_name(own_name.strip(), brings)
 
-    def work() -> Generator[dict[str, Any], None, str]:
+    def work() -> Generator[dict[str, Any], None, dict[str, Any]]:
         asked = wanted
         if not wanted.datastore:
             yield from train_sets.own_datastore(pasted, files, datastore, rule)
@@ -468,7 +473,7 @@ def _prepared(
         yield {"text": text.STARTING_RUN, "tone": "busy"}
         info = runs.start(_on(config, made))
         yield _begun(info.name)
-        return info.name
+        return _run(info.name, f"store:{datastore}")
 
     yield from _watched(tasks.start("train", config.run, work, who))
 
@@ -477,7 +482,7 @@ def _watched(task: tasks.Task) -> Iterator[tuple[Any, ...]]:
     """As `start`, until the task has ended."""
     for now in tasks.watch(task):
         known = {"task": task.id, "name": task.subject, "kind": task.kind} if now.active else None
-        begun = _run(now.result) if now.state == tasks.DONE else gr.skip()
+        begun = now.result if now.state == tasks.DONE else gr.skip()
         yield (
             known, begun, now.line, gr.update(interactive=not now.active),
             gr.update(visible=now.active, interactive=now.active),
