@@ -427,15 +427,17 @@ def _run(name: str, source: str | None = None) -> dict[str, Any]:
     return {"name": name, "source": source, "at": time.time()}
 
 
+@shows_errors
 def look_at(
     begun: dict[str, Any] | None, chosen: str | None, request: gr.Request | None = None
 ) -> tuple[Any, Any, Any]:
     """(the run to look at, what is trained on, the text of one's own), once a run has begun. A text that was
     brought is a datastore by now, and is trained on again under its name."""
-    if not begun or not begun["source"]:
-        return begun["name"] if begun else chosen, gr.skip(), gr.skip()
+    name, source = ((begun or {}).get(key) for key in ("name", "source"))
+    if not source:
+        return name or chosen, gr.skip(), gr.skip()
     choices = train_sets.choices(policy.visitor(request))
-    return begun["name"], gr.update(choices=choices, value=begun["source"]), gr.update(visible=False)
+    return name, gr.update(choices=choices, value=source), gr.update(visible=False)
 
 
 def _begun(name: str) -> dict[str, Any]:
