@@ -183,6 +183,8 @@ def _change_of(value: Any) -> dict[str, Any]:
     found = {"kind": kind, **{name: whole_number(given, name) for name in _PLACES[kind]}}
     if kind in ("edit", "paste"):
         found["text"] = short_text(given, "text", MAX_NEIGHBOUR_CHARACTERS)
+        if not found["text"].strip():
+            raise InputError("The text for a neighbour is empty. Write some, or mute the neighbour.")
     return found
 
 
@@ -328,6 +330,9 @@ def _written(wish: Wish, who: Visitor, stopped: Callable[[], bool]) -> Iterator[
             title=title,
         )
     )
+    # What was not looked up again has the time that it took.
+    for chunk, old in zip(after.data["chunks"][: at // m], read.trace.data["chunks"], strict=False):
+        chunk["seconds"] = old["seconds"]
     told = f"Wrote {live.written} tokens from there on.{text.ENDED.get(live.reason, '')}"
     yield from _shown(after, who, note, told, live.trace_id)
 
@@ -395,6 +400,7 @@ def _note(wish: Wish, trace: Trace, at: int | None = None) -> dict[str, Any]:
         "of": wish.trace,
         "requests": [dict(one) for one in wish.changes],
         "at": at,
+        "token": [tokens[at]["text"], wish.token] if wish.kind == "fork" else None,
         "before": {
             "lp_on": [None if t["lp_on"] is None else round(t["lp_on"], 4) for t in tokens],
             "gain": [chunk["gain"] for chunk in trace.data["chunks"]],

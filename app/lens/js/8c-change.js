@@ -68,6 +68,8 @@ function askChange(wish) {
   askModel("change", { changes }, "Reading the text again with " + wishText(wish) + "…");
 }
 
+const left = new Set(); // traces that were left for their originals; the queue may bring the last of one again
+
 function backToOriginal() {
   const id = view.base.change ? view.base.change.of : rootOf(view.base);
   const local = view.muted && !view.base.change;
@@ -76,10 +78,8 @@ function backToOriginal() {
   const original = originals.get(id);
   if (!local) trigger("restore", { trace: id }); // the server's buttons save what is shown
   if (local || !original) return redraw();
-  const kept = view.base.change && view.base.change.kind === "change";
+  left.add(view.base.id);
   show(original);
-  if (!kept) return;
-  drawNotice();
 }
 
 // ---- Muting
@@ -157,8 +157,8 @@ function changeNotice(change) {
     const own = done.find((effect) => effect.chunk === only.chunk) || { perToken: 0, total: 0 };
     said.append(make("b", "", "Without #" + only.rank + " this chunk " + effectText(own) + "."));
   } else {
-    said.append(make("b", "", change.requests.map(wishText).join(", ") + ": "));
-    said.append(done.length ? "" : "no token changes.");
+    said.append(make("b", "", change.requests.map(wishText).join(", ") + ":"));
+    if (!done.length) said.append(" no token changes.");
   }
   for (const effect of done.slice(0, 4)) {
     if (only && effect.chunk === only.chunk) continue;
@@ -189,9 +189,12 @@ function changeNotice(change) {
   return [said, make("div", "lens-actions", ...buttons)];
 }
 
-function branchNotice({ kind, at, before }) {
-  const words = kind === "fork" ? "A fork: another token at " + at + ", and what follows is written anew." : "A branch: from token " + at + " on the text is written anew.";
-  const parts = [make("p", "", make("b", "", words))];
+function branchNotice({ kind, at, before, token, requests: changes }) {
+  const words = kind === "fork"
+    ? "A fork: “" + displayWord(token[1]) + "” in place of “" + displayWord(token[0]) + "”, and what follows is written anew."
+    : "A branch: from token " + at + " on the text is written anew.";
+  const read = changes.length ? " Read with " + changes.map(wishText).join(", ") + "." : "";
+  const parts = [make("p", "", make("b", "", words), read)];
   if (before.text) {
     const was = make("details", "lens-was", make("summary", "", "What stood there before"), make("p", "lens-was-text", display(before.text)));
     parts.push(was);

@@ -7,6 +7,7 @@ function show(trace) {
     if (view.base) askStanding();
     return;
   }
+  if (trace && left.has(trace.id)) return;
   const usable = trace && Array.isArray(trace.tokens);
   part("body").hidden = !usable;
   part("empty").hidden = usable;
