@@ -115,5 +115,5 @@ def test_a_text_of_ones_own_is_measured_through_a_reload(server, browser, open_p
     page.wait_for_selector(".measure-card:has-text('Side by side')")
     page.locator("#measure-delete").click()
     page.locator("#measure-delete-yes").click()
-    page.wait_for_function("document.querySelector('.measure h3').textContent.startsWith('Recorded')")
+    page.wait_for_function("document.querySelector('.measure h2').textContent.startsWith('Recorded')")
     assert list_measurements() == []

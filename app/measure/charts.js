@@ -72,8 +72,8 @@ function chart(options) {
       write(options.y.label, 0, 0, "middle", { transform: `translate(11 ${(top + floor) / 2}) rotate(-90)` }));
     if (options.zero) {
       svg.append(drawn("line", { x1: left, x2: width - right, y1: py(0), y2: py(0), class: "measure-zero" }),
-        write("↑ helped", width - right - 2, Math.max(top + 12, py(0) - 5), "end", { class: "measure-helped" }));
-      if (py(0) < floor - 14) svg.append(write("↓ hurt", width - right - 2, py(0) + 14, "end", { class: "measure-hurt" }));
+        write("↑ helped", width - right - 2, Math.max(top + 12, py(0) - 5), "end", { class: "measure-word" }));
+      if (py(0) < floor - 14) svg.append(write("↓ hurt", width - right - 2, py(0) + 14, "end", { class: "measure-word" }));
     }
     for (const [x, y] of dots) svg.append(drawn("circle", { cx: px(x), cy: py(y), r: 1.7, class: "measure-dot " + (y < 0 ? "measure-hurt" : "measure-helped") }));
     for (const one of options.lines) {

@@ -22,7 +22,7 @@ function note(words, className) {
 }
 
 function card(title, words, ...content) {
-  return make("section", "measure-card", make("h4", "", title), words ? note(words) : null, ...content);
+  return make("section", "measure-card", make("h3", "", title), words ? note(words) : null, ...content);
 }
 
 function table(label, names, rows, words) {
@@ -222,14 +222,14 @@ function index(found, words) {
   });
   const box = table("indexes", ["way to search", "recall@10", "recall@2", "ms a query", "95 % within", "bytes a vector"], rows, "The indexes, " + whole(found.vectors) + " chunks, " + whole(found.queries) + " queries");
   box.open = true;
-  return make("section", "measure-card", make("h4", "", "What an index finds, and how quickly"), note(words.index), box);
+  return make("section", "measure-card", make("h3", "", "What an index finds, and how quickly"), note(words.index), box);
 }
 
 function comparators(rows, words) {
   const cells = rows.map((row) => [row.name, signed3(-row.minus_off), row.ci95 ? span([-row.ci95[1], -row.ci95[0]], signed3).trim() : "–", row.ratio.toFixed(3), percent(row.worse), known(row.read) ? row.read.toFixed(1) : "–"]);
   const box = table("other ways", ["way", "gain, nats a token", "95 %", "perplexity ÷ Off’s", "tokens worse", "tokens read for one"], cells);
   box.open = true;
-  return make("section", "measure-card", make("h4", "", "Other ways to use the same datastore"), note(words.comparators), box);
+  return make("section", "measure-card", make("h3", "", "Other ways to use the same datastore"), note(words.comparators), box);
 }
 
 function documents(probe, words) {
@@ -242,7 +242,7 @@ function documents(probe, words) {
   });
   const better = probe.list.filter((row) => row[4] > 0).length;
   const words2 = better + " of " + probe.list.length + " documents are better with retrieval";
-  return make("section", "measure-card", make("h4", "", "Document by document"), note(words.documents),
+  return make("section", "measure-card", make("h3", "", "Document by document"), note(words.documents),
     table("documents", ["document", "tokens", "On", "Off", "gain"], rows, words2));
 }
 
@@ -272,7 +272,7 @@ function beside(value) {
     entry.setAttribute("role", "listitem");
     list.append(entry);
   }
-  return make("section", "measure-card", make("h4", "", "Side by side: perplexity with retrieval ÷ without"),
+  return make("section", "measure-card", make("h3", "", "Side by side: perplexity with retrieval ÷ without"),
     note("Left of the mark at 1 retrieval helps. " + value.note), list);
 }
 
@@ -327,9 +327,9 @@ function show() {
   chosen.probe = Math.min(chosen.probe, Math.max(0, value.probes.length - 1));
   const probe = value.probes[chosen.probe];
   // What was unfolded stays so when a part more is drawn.
-  const named = (summary) => (summary.closest(".measure-card")?.querySelector("h4")?.textContent || "") + summary.textContent;
+  const named = (summary) => (summary.closest(".measure-card")?.querySelector("h3")?.textContent || "") + summary.textContent;
   const open = new Set([...holder.querySelectorAll("details[open] > summary")].map(named));
-  const nodes = [make("h3", "", display(value.title)), note(display(value.about))];
+  const nodes = [make("h2", "", display(value.title)), note(display(value.about))];
   if (value.headline.length) nodes.push(make("div", "measure-headline", ...value.headline.map((words, i) => make("p", i ? "" : "measure-strong", display(words)))));
   if (other) nodes.push(other);
   if (value.swap) nodes.push(swap(value.swap, value.words));
