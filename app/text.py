@@ -126,6 +126,8 @@ CORPUS_SHARED = (
     " Yours is yours alone: up to {files} files and {characters:,} characters, {kept} at a time, each "
     "removed {left} after you last used it."
 )
+FILES = "or choose files: text, web pages, PDF, Word, tables, or a .zip of them"
+FILES_OF_STRANGERS = "or choose files: text, web pages, PDF, Word, tables"
 IMPORTING = "Or open a datastore that somebody exported"
 # Countries of the bundled Factbook that a first datastore can be made of.
 SAMPLES = ["Iceland", "Japan", "Kenya", "Peru", "Switzerland", "Vietnam"]

@@ -59,6 +59,7 @@ def build(task: gr.BrowserState) -> Made:
 
     task  what is being built, in the browser's memory, so that a reload finds it again
     """
+    archives = policy.of_strangers() is None  # only from those who are trusted
     with gr.Walkthrough(selected=1, elem_id="steps") as steps:
         with gr.Step("Text", id=1):
             with gr.Row(elem_classes="corpus-row"):
@@ -72,9 +73,9 @@ def build(task: gr.BrowserState) -> Made:
                     )
                 with gr.Column(scale=5, min_width=300):
                     files = gr.File(
-                        label="or choose files: text, web pages, PDF, Word, tables, or a .zip of them",
+                        label=text.FILES if archives else text.FILES_OF_STRANGERS,
                         file_count="multiple",
-                        file_types=list(SUFFIXES),
+                        file_types=[suffix for suffix in SUFFIXES if archives or suffix != ".zip"],
                         height=160,
                         elem_id="files",
                     )
@@ -86,7 +87,9 @@ def build(task: gr.BrowserState) -> Made:
                     )
             told = StatusLine(elem_id="text-told")
             to_chunks = gr.Button("Look at the chunks →", variant="primary", elem_id="to-chunks")
-            fold = gr.Accordion(text.IMPORTING, open=False, elem_classes="fold", elem_id="import-fold")
+            fold = gr.Accordion(
+                text.IMPORTING, open=False, visible=archives, elem_classes="fold", elem_id="import-fold"
+            )
             with fold, gr.Row(elem_classes="step-row"):
                 bundle_name = gr.Textbox(
                     label="Name it gets",
