@@ -96,7 +96,7 @@ def test_a_newcomer_mutes_edits_swaps_branches_forks_and_comes_back(open_page): 
     shown(page, 3)
     act(page, "swap")
     page.locator(".lens-go").click()
-    said(page, "swapped with")
+    said(page, "swapped with #1 of chunk 1: Chunk")
     assert page.locator(".lens-changed", has_text="moved").count() == 1
     page.locator(".lens-enlarge").click()
     assert page.locator("dialog.lens-full[open] .lens-base").is_visible()
