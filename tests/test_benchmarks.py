@@ -29,6 +29,7 @@ ROOT = Path(__file__).parent.parent
         "search",
         pytest.param("embedding", marks=pytest.mark.slow),
         pytest.param("build", marks=pytest.mark.slow),
+        pytest.param("clients", marks=pytest.mark.slow),
     ],
 )
 def test_each_benchmark_runs_and_ends_in_json(name):
