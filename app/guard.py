@@ -146,20 +146,28 @@ def _too_much(request: Request, path: str, who: policy.Visitor) -> tuple[int, st
     size = request.headers.get("content-length", "")
     if not size.isdecimal():
         return 411, "Expected a request that says how long it is."
+    if path.rstrip("/") == "/login":
+        return _refused(Action.SIGN_IN, request)
     uploads = path.removeprefix("/gradio_api") == "/upload"
     most = settings.MAX_UPLOAD_BYTES if uploads else settings.MAX_REQUEST_BYTES
     if who.mode is Mode.PUBLIC:
         given = policy.rule(Action.PREVIEW, who.mode, who.role).characters or settings.MAX_CORPUS_CHARACTERS
         # Uploads come in a form; in JSON a letter may be written as six.
         most = min(most, (given if uploads else 2 * given) + settings.ROOM_IN_REQUEST)
-        try:
-            policy.permit(Action.UPLOAD if uploads else Action.CALL, request)
-        except InputError as error:
-            return 429, str(error)
+        if refused := _refused(Action.UPLOAD if uploads else Action.CALL, request):
+            return refused
     if int(size) > most:
         return 413, f"Up to {most / 1e6:,.1f} MB are taken at a time here, got {int(size) / 1e6:,.1f} MB."
     if uploads and shutil.disk_usage(tempfile.gettempdir()).free < settings.DISK_RESERVE + int(size):
         return 507, "The server's disk is nearly full; nothing more can be uploaded. Paste a text instead."
+    return None
+
+
+def _refused(action: Action, request: Request) -> tuple[int, str] | None:
+    try:
+        policy.permit(action, request)
+    except InputError as error:
+        return 429, str(error)
     return None
 
 

@@ -18,6 +18,7 @@ from indexing.errors import InputError
 
 class Action(StrEnum):
     CALL = "ask for anything"  # any request that is no mere look at the page
+    SIGN_IN = "try a password"
     UPLOAD = "upload"
     LOOK_UP = "look up"  # what would a text retrieve, a map, a datastore's documents
     PREVIEW = "preview a text"  # as chunks, before a datastore is made of it
@@ -75,6 +76,7 @@ class Rule:
 
 FREE, NEVER = Rule(), Rule(allowed=False)
 _FETCHING = Rule(an_hour=4, everybody=2)  # where the server's owner lets strangers do it
+_TRIES = Rule(a_minute=10)  # of a password, from one address
 _SMALL = {"characters": 1_000_000, "files": 5, "kept": 3, "keep_minutes": 30, "at_once": 1}
 _LARGER = {"characters": 5_000_000, "files": 20, "kept": 10, "keep_minutes": 24 * 60, "at_once": 1}
 
@@ -116,6 +118,8 @@ _PUBLIC: dict[Action, tuple[Rule, Rule]] = {
 
 def rule(action: Action, mode: Mode, role: Role) -> Rule:
     """The table. Outside of public mode there is one role: whoever gets in may do everything."""
+    if action is Action.SIGN_IN:
+        return _TRIES
     if mode is not Mode.PUBLIC or role is Role.OWNER:
         return FREE
     if action is Action.FETCH_MODEL and settings.allows_fetching():
@@ -173,6 +177,7 @@ _RECORDED = "The recorded examples need no model."
 _OWN_COPY = "On a copy of your own, or on your own computer, it works: `python app.py`."
 _WORDS = {
     Action.CALL: _Words("Asking", "requests", instead=_RECORDED),
+    Action.SIGN_IN: _Words("Signing in", "tries"),
     Action.UPLOAD: _Words("Uploading", "uploads", instead="A text can be pasted meanwhile."),
     Action.LOOK_UP: _Words("Looking things up", "searches", instead=_RECORDED),
     Action.PREVIEW: _Words("Looking at a text's chunks", "previews", instead=_RECORDED),
@@ -428,7 +433,7 @@ def forget_counts() -> None:
 def _too_often(action: Action, most: int, span: str, wait: float) -> str:
     words = _WORDS[action]
     left = f"{max(1, round(wait))} s" if wait < 90 else f"{round(wait / 60)} minutes"
-    return f"{most} {words.each} {span} are free here; try again in {left}. {words.instead}"
+    return f"{most} {words.each} {span} are free here; try again in {left}. {words.instead}".rstrip()
 
 
 def _counted_as(who: Visitor, request: Any) -> str:
