@@ -165,6 +165,10 @@ class Heartbeat:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
+    @property
+    def ended(self) -> bool:
+        return self._ended.is_set()
+
     def start(self) -> None:
         write_status(self.folder, RUNNING, self.step, self.steps)
         self._thread.start()

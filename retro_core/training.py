@@ -389,7 +389,8 @@ def _status(heartbeat: Heartbeat) -> Iterator[None]:
     try:
         yield
     except (GeneratorExit, KeyboardInterrupt):
-        heartbeat.end(run_folder.STOPPED, "Stopped at once; goes on from the step that was saved last.")
+        if not heartbeat.ended:  # who was told that it has stopped takes no further event
+            heartbeat.end(run_folder.STOPPED, "Stopped at once; goes on from the step that was saved last.")
         raise
     except BaseException as error:
         words = str(error) if isinstance(error, RetroError) else f"{type(error).__name__}: {error}"

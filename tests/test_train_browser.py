@@ -27,7 +27,9 @@ def train(page):
 
 def until(page, words, of):
     page.wait_for_function(
-        "([words, of]) => document.querySelector(of)?.innerText.includes(words)", arg=[words, of]
+        "([words, of]) => document.querySelector(of)?.innerText.includes(words)",
+        arg=[words, of],
+        timeout=90_000,
     )
 
 

@@ -119,6 +119,7 @@ def test_a_request_to_stop_is_saved_told_and_gone_on_from(material, how):
     assert process.exitcode == 143
     status = read_status(folder)
     assert status.state == "stopped" and 3 <= status.step < 40
+    assert status.message == "Stopped on request; start the same command to go on."
     assert checkpoints(folder)[-1].step == status.step and not run_folder.stop_asked(folder)
     list(train(settings))
     assert same(checkpoint("whole"), checkpoint("asked")) and read_status(folder).state == "finished"
