@@ -24,7 +24,7 @@ function short(value) {
 
 // options: {
 //   label: for who cannot see it, x: {label, log, ticks?: [[at, text]]}, y: {label},
-//   lines: [{name, tone, points: [{x, y, low?, high?, words}]}], joined: whether points are,
+//   lines: [{name, tone, points: [{x, y, low?, high?, words, note?}]}], joined: whether points are,
 //   dots: [[x, y]], zero: whether 0 is a line with words at both sides, bars: [[x, count]] below, mark: an x
 // } -> a <figure> with `draw(width)` and `mark(x)`
 function chart(options) {
@@ -90,6 +90,7 @@ function chart(options) {
           : drawn("circle", { cx: px(p.x), cy: py(p.y), r: 4.5, class: "measure-mark measure-" + tone });
         mark.append(drawn("title", {}, p.words));
         svg.append(mark);
+        if (p.note) svg.append(write(p.note, Math.min(px(p.x), width - 18), py(p.y) - 9, "middle"));
       }
     }
     if (options.bars) {

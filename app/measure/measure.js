@@ -136,6 +136,10 @@ function swap(value, words) {
 
 // ---- is it copying
 
+function alphaOf(point) {
+  return short(100 * point.alpha) + " %";
+}
+
 function leakage(probe, words) {
   const points = probe.leakage.filter((point) => known(point.on) && known(point.off));
   if (points.length < 2) return null;
@@ -143,7 +147,7 @@ function leakage(probe, words) {
   const at = (point) => 100 * point.alpha;
   const line = (key, name, tone) => ({ name, tone, points: points.map((point) => ({
     x: at(point), y: point[key], low: point[key + "_ci95"]?.[0], high: point[key + "_ci95"]?.[1],
-    words: name + ", α " + percent(point.alpha) + ": " + digits(point[key]) + span(point[key + "_ci95"], digits) + " bits per byte" })) });
+    words: name + ", α " + alphaOf(point) + ": " + digits(point[key]) + span(point[key + "_ci95"], digits) + " bits per byte" })) });
   const figure = picture(chart({
     label: "Bits per byte with retrieval and without, over chunks that share at most α with a neighbour",
     x: { label: "α: longest run shared, at most (% of a chunk)", ticks: points.map((point) => [at(point), short(at(point))]) },
@@ -161,17 +165,17 @@ function leakage(probe, words) {
     const point = points[Number(slider.value)];
     chosen.alpha = point.alpha;
     figure.mark(at(point));
-    slider.setAttribute("aria-valuetext", "α " + percent(point.alpha));
+    slider.setAttribute("aria-valuetext", "α " + alphaOf(point));
     const left = gain(all) > 0 ? " That is " + percent(Math.max(0, gain(point) / gain(all))) + " of the whole gain." : "";
     const few = point.chunks < 50 ? " So few chunks are a sketch only." : "";
-    told.replaceChildren(make("b", "", "α ≤ " + percent(point.alpha)),
+    told.replaceChildren(make("b", "", "α ≤ " + alphaOf(point)),
       ": On " + digits(point.on) + ", Off " + digits(point.off) + " bits per byte, over " + whole(point.chunks) + " of " + whole(all.chunks) +
       " chunks. Reading " + (gain(point) >= 0 ? "saves " : "costs ") + digits(Math.abs(gain(point))) + " bits a byte there." + (point === all ? "" : left) + few);
   }
   slider.addEventListener("input", tell);
   tell();
   const legend = make("p", "measure-legend", make("i", "measure-key measure-helped"), "On", make("i", "measure-key measure-off"), "Off");
-  const rows = points.map((point) => [percent(point.alpha), whole(point.chunks), digits(point.on) + span(point.on_ci95, digits), digits(point.off) + span(point.off_ci95, digits), signed3(gain(point))]);
+  const rows = points.map((point) => [alphaOf(point), whole(point.chunks), digits(point.on) + span(point.on_ci95, digits), digits(point.off) + span(point.off_ci95, digits), signed3(gain(point))]);
   return card("How much is copied?", words.leakage, make("label", "measure-slider", "α ", slider), told, legend, figure,
     table("bits per byte by α", ["α", "chunks", "On [95 %]", "Off [95 %]", "saved"], rows));
 }
@@ -200,7 +204,7 @@ function relation(probe, what, title, words, axis, scale) {
 function swept(points, title, words, axis, log) {
   if (points.length < 2) return null;
   const gains = points.map((point) => ({ x: point.x, y: -point.y, low: point.ci95 && -point.ci95[1], high: point.ci95 && -point.ci95[0],
-    words: short(point.x) + ": " + signed3(-point.y) + " nats a token" + (known(point.recall) ? ", recall " + percent(point.recall) : "") }));
+    note: known(point.recall) ? percent(point.recall) : "", words: short(point.x) + ": " + signed3(-point.y) + " nats a token" + (known(point.recall) ? ", recall " + percent(point.recall) : "") }));
   const figure = picture(chart({ label: title, x: { label: axis, log }, y: { label: "gain, nats a token" }, zero: true, joined: true,
     lines: [{ name: "gain", tone: "sign", points: gains }] }));
   const recall = points.some((point) => known(point.recall));

@@ -41,6 +41,7 @@ class Measure:
 
 def build(page: gr.Blocks, tab: gr.Tab) -> Measure:
     """Lay out the tab, inside the `gr.Tab` that is `tab`, and wire it."""
+    refusal = policy.refusal(Action.EVALUATE)
     gr.Markdown(words.INTRO, elem_classes="compare-intro")
     with gr.Row(elem_classes="prompt-row"):
         with gr.Column(scale=5, min_width=300):
@@ -90,7 +91,9 @@ def build(page: gr.Blocks, tab: gr.Tab) -> Measure:
                 elem_id="measure-datastore",
             )
             with gr.Row(elem_classes="run-row"):
-                run = gr.Button("Measure", variant="primary", elem_id="measure-run", min_width=90)
+                run = gr.Button(
+                    "Measure", variant="primary", interactive=not refusal, elem_id="measure-run", min_width=90
+                )
                 stop_button = gr.Button("Stop", interactive=False, elem_id="measure-stop", min_width=70)
                 go_on = gr.Button("Go on", visible=False, elem_id="measure-go-on", min_width=70)
     with gr.Accordion("Settings", open=False, elem_classes="fold"), gr.Row():
@@ -114,7 +117,7 @@ def build(page: gr.Blocks, tab: gr.Tab) -> Measure:
             info="prompts about two editions of the Factbook; minutes more",
             elem_id="measure-swap",
         )
-    progress = StatusLine(elem_id="measure-progress")
+    progress = StatusLine(refusal, elem_id="measure-progress")
     with gr.Row(elem_classes="measure-row"):
         chosen = gr.Dropdown(
             choices=_recorded_choice(),
