@@ -93,11 +93,16 @@ def test_a_stopped_command_goes_on_and_other_settings_do_not_count(
     assert {p.name for p in (out / "parts").iterdir()} == {
         "held.readings.json", "held.leakage.json", "held.losses.npz"
     }  # fmt: skip
+    so_far = json.loads((out / "so-far.json").read_text())["probes"]["held"]
+    assert so_far["readings"] and so_far["leakage"] and "relations" not in so_far
+    note = json.loads((out / "progress.json").read_text())
+    assert (note["part"], note["number"], note["count"]) == ("relations", 3, 3) and 0 < note["share"] <= 1
     monkeypatch.setattr(measuring, "chunk_gains", real)
     scored = []
     monkeypatch.setattr(measuring, "token_losses", lambda *a: scored.append(1) or token_losses(*a))
     assert run(*line) == 0 and not scored, "what was done is not done again"
     first = json.loads((out / "evaluation.json").read_text())
+    assert not (out / "so-far.json").exists()
     assert run(*line, "--limit", "2") == 0 and scored
     assert json.loads((out / "evaluation.json").read_text())["probes"]["held"]["documents"] == 2
     assert first["probes"]["held"]["documents"] == 6
