@@ -6,15 +6,17 @@ import types
 from contextlib import ExitStack
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from app_calls import message
 
-from app import owners, policy, settings
+from app import api, owners, policy, services, settings
 from app.line import Line
 from app.policy import Action, Mode, Role
 from app.tabs import (
     compare,
     corpus_make,
+    corpus_map,
     corpus_search,
     corpus_upkeep,
     explore,
@@ -23,7 +25,7 @@ from app.tabs import (
     more_models,
     train_runs,
 )
-from indexing.errors import InputError
+from indexing.errors import InputError, RetroError
 
 ROOT = Path(__file__).parent.parent
 ACCOUNT = "ada"
@@ -243,3 +245,52 @@ def test_one_address_does_not_fill_the_line(as_):
         waiting.enter_context(line.joined("8.8.8.8", most))
         with pytest.raises(InputError, match="in line already"):
             waiting.enter_context(line.joined(waits, most))
+
+
+@pytest.mark.parametrize(
+    ("handler", "given"),
+    [
+        (corpus_search.search, {"query": "newts", "retriever": "bm25"}),
+        (corpus_map.draw, {"colour": "document", "method": "pca"}),
+        (corpus_map.show, {"method": "pca"}),
+        (corpus_upkeep.verify, {}),
+        (corpus_upkeep.pack, {}),
+        (corpus_upkeep.copy, {"new_name": "mine"}),
+        (corpus_upkeep.compact, {}),
+        (corpus_upkeep.mend, {}),
+        (corpus_upkeep.add, {"pasted": "newts"}),
+        (corpus_upkeep.delete, {"ids": ["1"]}),
+        (corpus_upkeep.rename, {"new_name": "mine"}),
+        (corpus_upkeep.remove, {"typed": "my-newts"}),
+        (explore.choose, {"model_name": "demo"}),
+        (api.retrieve, {"text": "newts"}),
+        (lambda name, request: list(services.datastore(name, who=policy.visitor(request))), {}),
+        (lambda name, request: services.lookup(name, "bm25", who=policy.visitor(request)), {}),
+        (lambda name, request: services.lookup(name, "bm25"), {}),
+    ],
+)
+def test_what_is_anothers_is_not_there_for_whoever_asks_a_handler(handler, given, as_, tmp_path):
+    """Not even where Gradio's own list of choices does not stand before the handler."""
+    asking, stranger = as_(Mode.PUBLIC, Role.ANONYMOUS), as_(Mode.PUBLIC, Role.ANONYMOUS)
+    name = policy.visitor(asking).names("my-newts")
+    (tmp_path / "datastores" / name).mkdir(parents=True)
+    (tmp_path / "datastores" / name / "datastore.json").write_text("damaged")
+    missing = name[:-1] + ("0" if name[-1] != "0" else "1")
+
+    def answer(name, request):
+        parameters = inspect.signature(inspect.unwrap(handler)).parameters
+        called = next(one for one in ("name", "datastore_name", "datastore") if one in parameters)
+        filled = {
+            one.name: None
+            for one in parameters.values()
+            if one.default is one.empty and one.name not in (*given, called, "request")
+        }
+        with pytest.raises((gr.Error, RetroError)) as refused:
+            answered = handler(**{**filled, **given, called: name, "request": request})
+            list(answered) if inspect.isgenerator(answered) else answered
+        return str(getattr(refused.value, "message", refused.value))
+
+    assert answer(name, stranger) == answer(missing, stranger)
+    assert "There is no datastore" in html.unescape(answer(name, stranger))
+    if given:
+        assert answer(name, asking) != answer(name, stranger)  # the owner is told that it is damaged
