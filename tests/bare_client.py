@@ -49,8 +49,8 @@ class Answer:
 class BareClient:
     """A visitor with cookies and a session of its own. It begins with what a page asks when it is loaded."""
 
-    def __init__(self, address: str, timeout: float = 60, headers: dict[str, str] | None = None):
-        self.http = httpx.Client(base_url=address, timeout=timeout, headers=headers, trust_env=False)
+    def __init__(self, address: str, timeout: float = 60, cookies: httpx.Cookies | None = None):
+        self.http = httpx.Client(base_url=address, timeout=timeout, cookies=cookies, trust_env=False)
         self.http.get("/").raise_for_status()  # cookies
         self.config = self.http.get("/config").raise_for_status().json()
         self.components = {component["id"]: component for component in self.config["components"]}
@@ -62,6 +62,11 @@ class BareClient:
                 if "load" in handler.events
             ]
         )
+
+    @classmethod
+    def again(cls, other: "BareClient") -> "BareClient":
+        """The same visitor, who has loaded the page anew."""
+        return cls(str(other.http.base_url), cookies=other.http.cookies)
 
     def handlers(self) -> list[Handler]:
         """All that run on the server."""
@@ -96,7 +101,7 @@ class BareClient:
         return self.call_all([Call(handler, list(data), event_data)])[0]
 
     def call_all(self, calls: Sequence[Call]) -> list[Answer]:
-        """Through the queue, in one session. Twenty at a time leave it room for others; half a character, which
+        """Through the queue, in one session. Twenty at a time leave room for others; half a character, which
         Gradio cannot write back, cuts off what is asked for beside it."""
         answers = [Answer(call) for call in calls]
         cutting = [answer for answer in answers if _HALF in json.dumps(answer.call.data)]

@@ -208,6 +208,51 @@ def test_functions_beside_the_queue_answer_anything_in_words(scene):
     assert scene.app.tracebacks(begin) == []
 
 
+def test_nobody_gets_at_what_is_anothers_by_any_handler(tmp_path):
+    """On a page for strangers: whatever a visitor's things are called, by people or by the server, who names
+    them learns nothing of what is in them and changes nothing."""
+    with live_app(tmp_path / "home", RETRO_MODE="public", GRADIO_SERVER_NAME="127.0.0.1") as app:
+        victim = BareClient(app.address)
+        build(victim, "lamps", f"{SECRET} is a secret. " * 20)
+        folder = next(app.home.glob("datastores/lamps*"))
+        search = next(found for found in victim.handlers() if found.name == "search")
+        assert SECRET in BareClient.again(victim).call(search, [SECRET, folder.name, "dense"]).said
+        run = next(
+            found for found in victim.handlers()
+            if found.name.startswith("run") and any(one.get("elem_id") == "prompt" for _, one in found.inputs)
+        )  # fmt: skip
+        wrote = victim.call(run, [f"{SECRET} said" if x == "The river Nile" else x for x in entered(run)])
+        trace = re.search(r'"id": "([\w-]{16})"', wrote.said)
+        assert wrote.ok and trace, wrote.error
+        before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+        names = ["lamps", folder.name, trace[1]]
+        values = [
+            *names,
+            {"task": trace[1], "name": folder.name, "trace": trace[1], "chunk": 0, "id": trace[1]},
+        ]
+        sent = [
+            Call(handler, [value] * len(handler.inputs), event_data=value)
+            for handler in different(victim.handlers())[0]
+            for value in values
+        ]
+        sent += [
+            Call(handler, [*entered(handler)[:place], folder.name, *entered(handler)[place + 1 :]])
+            for handler in different(victim.handlers())[0]
+            for place, (kind, _) in enumerate(handler.inputs)
+            if kind not in ("slider", "number", "checkbox", "state", "file")
+        ]
+        for begin in range(0, len(sent), 200):  # as many as one may ask for in a minute, and somebody else
+            for answer in BareClient(app.address).call_all(sent[begin : begin + 200]):
+                assert SECRET not in answer.said, f"{answer.call.handler}: {answer.call.data!r:.300}"
+        forger = BareClient(app.address)
+        for component, name in forger.server_functions():
+            for value in values:
+                assert SECRET not in forger.call_server_function(component, name, value).text, name
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+        assert app.tracebacks() == []
+
+
 def test_the_server_still_answers_and_quickly(scene):
     """Runs last: after all that was sent above."""
     begin = time.monotonic()
