@@ -5,6 +5,7 @@ What is decorated here runs in another process: what goes in and comes out is pi
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
@@ -51,12 +52,10 @@ def _generated_there(
     config: GenerationConfig,
     who: Visitor,
 ) -> Iterator[Any]:
-    import torch
-
     from retro_core.generation import generate
 
     loaded = services.model(model_name)
-    if torch.cuda.is_available():
+    with suppress(AssertionError, RuntimeError):  # without a GPU after all, the processor writes
         loaded.model.to("cuda")
     lookup = services.lookup(datastore_name, form, loaded, who) if datastore_name else None
     yield from generate(loaded.model, loaded.tokenizer, prompt, lookup, config)
