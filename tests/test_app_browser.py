@@ -209,9 +209,9 @@ def test_layer_and_head_are_fetched_when_picked(open_page, tmp_path):
     page.locator(".lens-raw summary").click()
     table = page.locator(".lens-table")
     mean = table.inner_text()
-    page.get_by_role("radio", name="layer 1, head 2").click()
+    page.get_by_role("button", name="layer 1, head 2").click()
     page.wait_for_function("before => document.querySelector('.lens-table').innerText !== before", arg=mean)
-    assert page.get_by_role("radio", name="layer 1, head 2").get_attribute("aria-checked") == "true"
+    assert page.get_by_role("button", name="layer 1, head 2").get_attribute("aria-pressed") == "true"
 
 
 def test_the_lens_can_be_used_from_the_keyboard(open_page, tmp_path):

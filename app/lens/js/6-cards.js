@@ -11,12 +11,23 @@ function drawCards() {
   cardsOf = key;
   cells = [];
   if (formOf && part("cards").contains(formOf.node)) closeForms();
+  const refocus = focusIn(holder);
   holder.replaceChildren();
   const count = chunk ? chunk.neighbours.length : 0;
   part("found-note").textContent = count && view.trace.datastore ? "in " + display(view.trace.datastore.name) + ", nearest first" : "";
   if (!count) holder.append(make("p", "lens-none", nothingFound(chunk)));
   else chunk.neighbours.forEach((neighbour, j) => holder.append(card(chunk.neighbours, j)));
   if (chunk && canChange() && count < view.trace.model.num_neighbours) holder.append(emptyPlace(count));
+  if (refocus) holder.querySelector(refocus)?.focus({ preventScroll: true });
+}
+
+// Where the keyboard is among the cards, to be there again when they are made anew.
+function focusIn(holder) {
+  const at = document.activeElement;
+  const card = holder.contains(at) ? at.closest("[data-neighbour].lens-neighbour, [data-neighbour].lens-paste-new") : null;
+  if (!card) return null;
+  const place = '[data-neighbour="' + Number(card.dataset.neighbour) + '"] ';
+  return place + (at.dataset.action && !at.closest(".lens-form") ? '[data-action="' + at.dataset.action + '"]' : ".lens-rank");
 }
 
 // What the buttons depend on.

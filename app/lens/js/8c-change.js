@@ -130,6 +130,7 @@ function toggleMute(j) {
 function drawNotice() {
   const notice = part("notice");
   const change = view.base && (view.muted ? currentChange() : view.base.change);
+  if (notice.contains(document.activeElement)) part("text").focus({ preventScroll: true });
   notice.replaceChildren();
   notice.hidden = !(view.waiting || view.refused || change);
   notice.classList.toggle("lens-notice-refused", Boolean(view.refused));
