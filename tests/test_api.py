@@ -80,7 +80,7 @@ def test_the_commands_of_the_documentation_do_something(address, capsys):
         pytest.skip("needs curl")
     command = without_a_client.replace(PRINTED_ADDRESS, address)
     answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60).stdout
-    assert answer.startswith("event: complete") and '"rank": 1' in answer
+    assert "event: complete" in answer and '"rank": 1' in answer  # behind heartbeats, where it takes long
 
 
 FORGED = [
