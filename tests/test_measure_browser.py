@@ -95,7 +95,7 @@ def test_a_text_of_ones_own_is_measured_through_a_reload(server, browser, open_p
     page = open_page()  # as after a reload
     open_measure(page)
     page.wait_for_function(
-        "document.querySelector('#measure-progress').textContent.includes('Measured')", timeout=180_000
+        "document.querySelector('#measure-progress').textContent.includes('Measured')", timeout=400_000
     )
     page.wait_for_selector(".measure-cards .measure-card")
     shown = page.locator("#measure-view").inner_text()
