@@ -229,7 +229,7 @@ def described(facts: Overview, wrong: str = "", who: Visitor | None = None) -> d
         index += "; the first search builds it"
     deleted = f" and {facts.deleted:,} deleted ones until it is compacted" if facts.deleted else ""
     notes = [wrong] if wrong else []
-    if facts.bundled:
+    if facts.bundled and policy.of_strangers() is None:
         notes.append(text.BUNDLED)
     elif owners.mark_of(facts.name):
         kept = policy.in_minutes(policy.keep_minutes(facts.name))
