@@ -71,7 +71,11 @@ def test_a_visitor_waits_in_line_and_leaves_it_when_the_page_goes_away(monkeypat
     assert next(three)[1]["text"].startswith("2nd in line") and next(three)[1]["text"].endswith(
         "Look around."
     )
-    two.close()  # its page was closed
+    four = visitor(served)
+    next(four)
+    four.close()  # its page was closed: nobody else's turn has come
+    assert "Next in line" in next(two)[1]["text"]
+    two.close()
     assert "Next in line" in next(three)[1]["text"]
     assert list(one)[-1] == ("drawn", "done")
     assert list(three)[-1] == ("drawn", "done")
