@@ -87,7 +87,7 @@ def _end_what_goes_on(home: Path) -> None:
                 os.kill(int(folder.name), signal.SIGKILL)
 
 
-def wait_until_it_answers(app: LiveApp, seconds: float = 60) -> None:
+def wait_until_it_answers(app: LiveApp, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert app.process.poll() is None, f"app.py ended: {app.log.read_text()}"
