@@ -17,6 +17,8 @@ from live_app import live_app
 from app import api, policy, settings, text
 from retro_core import cli as retro_cli
 
+pytestmark = pytest.mark.page
+
 ROOT = Path(__file__).parent.parent
 DOCS = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 PRINTED_ADDRESS = "http://127.0.0.1:7860"

@@ -20,7 +20,10 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: 
 
 ROOT = Path(__file__).parent.parent
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
+pytestmark = [
+    pytest.mark.page,
+    pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
+]
 
 PAYLOADS = [
     "<img src=x onerror=\"window.__pwned='img'\">",

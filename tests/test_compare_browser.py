@@ -19,7 +19,10 @@ from indexing.corpus import Document
 from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
 from indexing.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
+pytestmark = [
+    pytest.mark.page,
+    pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
+]
 
 
 def open_compare(page, part="Write side by side"):

@@ -16,6 +16,8 @@ from serving import misbehaving
 
 from app.errors import OUR_FAULT, shows_errors
 
+pytestmark = pytest.mark.page
+
 # What a visitor might have entered, where a control is empty at first or would cost much. By elem_id.
 ENTERED = {
     "prompt": "The river Nile",

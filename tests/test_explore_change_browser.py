@@ -3,7 +3,10 @@
 import pytest
 from test_app_browser import BROWSER, browser, frames, open_page, server  # noqa: F401
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
+pytestmark = [
+    pytest.mark.page,
+    pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
+]
 
 
 def said(page, words):

@@ -9,7 +9,10 @@ from test_app_browser import BROWSER, PAYLOAD, browser  # noqa: F401
 
 from app import text
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
+pytestmark = [
+    pytest.mark.page,
+    pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
+]
 
 SHOWN = "id => document.querySelector('.retro-lens')?.dataset.trace === id"
 

@@ -115,6 +115,7 @@ def test_no_script_of_learn_makes_markup():
 # ------------------------------------------------------------------------------------- in a browser
 
 
+@pytest.mark.page
 @pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
 def test_a_newcomer_goes_through_the_lessons_with_the_keyboard(open_page):  # noqa: F811
     page = open_page(query="?tab=learn")
@@ -179,6 +180,7 @@ def test_a_newcomer_goes_through_the_lessons_with_the_keyboard(open_page):  # no
     page.wait_for_function("document.querySelector('#lens').getBoundingClientRect().top < innerHeight / 2")
 
 
+@pytest.mark.page
 @pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
 def test_it_fits_a_phone_and_its_words_can_be_read(open_page):  # noqa: F811
     page = open_page(width=390, query="?tab=learn")

@@ -21,7 +21,10 @@ from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
 from indexing.tokenizer import Tokenizer
 from retro_core.measurements import list_measurements
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
+pytestmark = [
+    pytest.mark.page,
+    pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
+]
 
 
 def open_measure(page):

@@ -19,7 +19,10 @@ from test_app_browser import BROWSER, browser, open_page, server  # noqa: F401
 
 from app.text import EXAMPLES
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
+pytestmark = [
+    pytest.mark.page,
+    pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
+]
 
 LENIENCE = 4 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 ANSWER, STREAM = 100, 1000  # ms

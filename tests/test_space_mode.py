@@ -16,6 +16,8 @@ import pytest
 
 from app import janitor, owners
 
+pytestmark = pytest.mark.page
+
 ROOT = Path(__file__).parent.parent
 TEXT = "Salamanders breathe through their skin. They live under wet stones near the brook. " * 20
 
