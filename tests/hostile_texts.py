@@ -56,7 +56,8 @@ _RUNNING = [
     "<p {mark}><img src=`x` onerror={js}></p>",
     "<noscript><p title=\"</noscript><img src=x onerror={js} {mark}>\">",
     "<svg><style><img src=x onerror={js} {mark}></style></svg>",
-    "<math><mtext><table><mglyph><style><!--</style><img title='--&gt;&lt;img src=1&gt;' src=x onerror={js} {mark}>",
+    "<math><mtext><table><mglyph><style><!--</style>"
+    "<img title='--&gt;&lt;img src=1&gt;' src=x onerror={js} {mark}>",
     "<form><math><mtext></form><form><mglyph><style></math><img src=x onerror={js} {mark}>",
     "<table><tr><td><img src=x onerror={js} {mark}></table>",
     "<xss {mark} onpointerrawupdate={js}><img src=x onerror={js}></xss>",

@@ -30,8 +30,8 @@ class LiveApp:
         return int(self.address.rsplit(":", 1)[1])
 
     def tracebacks(self, begin: int = 0) -> list[str]:
-        """Of the log from character `begin` on, those that passed through a handler of ours. What Gradio prints
-        of a value that it refuses before any of them sees it is not ours to mend."""
+        """Of the log from character `begin` on, those that passed through a handler of ours. What Gradio
+        prints of a value that it refuses before any of them sees it is not ours to mend."""
         ours = re.compile(rf'File "{re.escape(str(ROOT))}/(?!tests/|app\.py|app/guard\.py)')
         written = self.log.read_text(encoding="utf-8", errors="replace")[begin:]
         return [

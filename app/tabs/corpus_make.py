@@ -44,7 +44,7 @@ _RECENT = 12  # events over which the pace is measured: what an earlier try embe
 
 @dataclass
 class Made:
-    """done: {"name", "line"} of what was built last; the server's own, as what a browser holds may lag behind"""
+    """done: {"name", "line"} of what was built last, the server's own: what a browser holds may lag behind"""
 
     done: gr.State
     starts: list[Callable]  # events after which a datastore may have come
@@ -130,7 +130,7 @@ def build(task: gr.BrowserState) -> Made:
             with gr.Row(elem_classes="corpus-row"):
                 name = gr.Textbox(
                     label="Name of the datastore",
-                    info="Lower-case letters, digits, '.', '_' and '-'. Left empty, it gets the name in grey.",
+                    info="Lower-case letters, digits, '.', '_' and '-'. Left empty: the name in grey.",
                     placeholder=_NAME,
                     max_lines=1,
                     elem_id="corpus-name",
@@ -285,8 +285,8 @@ def index(
     column: str | None = None,
     request: gr.Request | None = None,
 ) -> Iterator[tuple[Any, ...]]:
-    """Begin to build, then yield (task, done, progress, button to build, button to cancel) until it has ended.
-    When the page goes away the building goes on; see `reattach`.
+    """Begin to build, then yield (task, done, progress, button to build, button to cancel) until it
+    has ended. When the page goes away the building goes on; see `reattach`.
 
     suggested  the name where none was typed
     """
