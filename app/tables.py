@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from retro_core.evaluation.tables import guarded
 from retro_core.trace import Trace
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell that a spreadsheet computes begins with
 
 
 def to_csv(rows: Sequence[Sequence[Any]]) -> str:
@@ -77,9 +76,7 @@ def neighbours(trace: Trace) -> list[list[Any]]:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 6)
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return round(value, 6) if isinstance(value, float) else guarded(value)
 
 
 def _filled(values: Sequence[Any], length: int) -> list[Any]:
