@@ -187,7 +187,7 @@ def expect_sentences(scene: Scene, sent: list[Call]) -> None:
 
 
 def test_no_forged_value_is_answered_with_anything_but_a_sentence(scene):
-    expect_sentences(scene, list(calls(scene.forger.handlers(), scene.values, share=8)))
+    expect_sentences(scene, list(calls(scene.forger.handlers(), scene.values, share=16)))
 
 
 @pytest.mark.slow
