@@ -130,7 +130,7 @@ def test_what_a_reload_and_a_killed_server_leave(tmp_path, page, monkeypatch):
             page.locator("#run").click()
             page.wait_for_timeout(1000)
             page.locator("#stop").click()
-            until(page, "/Stopped|Wrote/.test(document.querySelector('#progress').innerText)")
+            until(page, "/Stopped|Wrote|Left the line/.test(document.querySelector('#progress').innerText)")
             assert second.tracebacks() == []
     monkeypatch.setenv("RETRO_HOME", str(home))
     assert Datastore.open("inns").num_documents == 1  # its sizes and hashes are compared

@@ -33,7 +33,7 @@ function show() {
   const value = props.value;
   holder.replaceChildren();
   if (!value) return;
-  window.retroAtHand = value.views; // what the buttons of these two examples draw without asking the server
+  window.retroAtHand = JSON.parse(value.views); // what the buttons of these two examples draw without asking the server
   const fold = make("details", "", make("summary", "swap-lead", value.lead), make("div", "swap-sides", ...value.sides.map(side)));
   fold.open = true;
   holder.append(fold);

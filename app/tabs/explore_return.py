@@ -18,7 +18,12 @@ _PROMPT = """(kept, typed) => {
   const linked = new URLSearchParams(location.search);
   return typed || (linked.has("prompt") || linked.has("example") ? "" : kept?.prompt || "");
 }"""
-_IS_BACK = "() => { window.retroIsBack = true; }"
+# A prompt that was typed while the page came up is kept from here on.
+_IS_BACK = """(kept, ...values) => {
+  window.retroIsBack = true;
+  const now = Object.fromEntries({names}.map((name, i) => [name, values[i]]));
+  return now.prompt ? now : kept;
+}"""
 
 
 def remember_settings() -> gr.BrowserState:
@@ -53,7 +58,11 @@ def wire(
     page.load(None, inputs=[settings, prompt], outputs=prompt, js=_PROMPT, api_visibility="private")
     back = [tabs, result.lens, result.progress, result.shown, lost, *controls.values()]
     page.load(come_back, inputs=[settings, result.seen], outputs=back, queue=False, **quiet).then(
-        None, js=_IS_BACK, api_visibility="private"
+        None,
+        inputs=[settings, *controls.values()],
+        outputs=settings,
+        js=_IS_BACK.replace("{names}", names),
+        api_visibility="private",
     )
     usual = json.dumps(
         {name: control.value for name, control in controls.items() if name != "prompt"}, ensure_ascii=False
