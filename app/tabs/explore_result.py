@@ -59,7 +59,7 @@ def build_first_example() -> gr.Button:
     pair = fact_swap.view({name: services.trace(name) for name in services.recorded()})
     if pair:  # both are in the page, as the first thing that anybody does is to go from one to the other
         views = {side["id"]: services.view(side["id"]) for side in pair["sides"]}
-        pair["views"] = json.dumps(views)  # what Gradio is given as values it copies and watches, piece by piece
+        pair["views"] = json.dumps(views)  # values that are no text Gradio copies and watches piece by piece
     with gr.Column(elem_id="first-example", visible=bool(pair)):
         explore.FactSwap(pair, elem_id="fact-swap")
         return gr.Button(text.SWAP_LIVE, size="sm", min_width=0, elem_id="swap-live")
