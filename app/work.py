@@ -1,6 +1,7 @@
 """A button that starts long work, and the one beside it that stops it. See `services` for stopping."""
 
 import functools
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -110,3 +111,11 @@ def turn(queue: str, request: gr.Request | None = None) -> Iterator[None]:
             pass
         with served.served():
             yield
+
+
+def wire_stop(button: gr.Button, stop: Callable, progress: gr.components.Component, words: str) -> None:
+    """Let `button` call `stop`. The page itself says `words` at once: an answer of the server could come
+    after the last word of what was stopped, and stay there."""
+    said = json.dumps({"text": words, "tone": "busy"})
+    button.click(None, outputs=progress, js=f"() => ({said})", api_visibility="private")
+    button.click(stop, queue=False, show_progress="hidden", api_visibility="private")

@@ -115,8 +115,7 @@ def _build_writing() -> list[gr.components.Component]:
         session=_session,
         waiting="Waiting for the model…",
     )
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    stop_button.click(stop, outputs=progress, queue=False, **quiet)
+    work.wire_stop(stop_button, stop, progress, "Stopping; what is there stays.")
     for chip, (_, words) in zip(chips, text.SWAPS, strict=True):
         values = json.dumps([words, first, second, OFF, *("dense",) * 3])
         chip.click(
@@ -184,8 +183,7 @@ def _build_reading() -> list[gr.components.Component]:
         session=_session,
         waiting="Waiting for the model…",
     )
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    stop_button.click(stop, outputs=progress, queue=False, **quiet)
+    work.wire_stop(stop_button, stop, progress, "Stopping; what is there stays.")
     for chip, one in zip(chips, text.SAME_TEXTS, strict=True):
         values = json.dumps([one.beginning, one.text, one.datastore, one.other, one.edit])
         chosen = [beginning, scored, store, other_store, edit]
@@ -421,9 +419,8 @@ def _session(request: gr.Request | None) -> str:
 
 
 @shows_errors
-def stop(request: gr.Request | None = None) -> dict[str, Any]:
+def stop(request: gr.Request | None = None) -> None:
     services.request_stop(_session(request))
-    return {"text": "Stopping; what is there stays.", "tone": "busy"}
 
 
 # ------------------------------------------------------------------------------------------- reading

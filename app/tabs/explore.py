@@ -115,7 +115,7 @@ def build(seen: gr.BrowserState) -> Explore:
         lens, shown, progress, [model, datastore], [run_button, stop_button], _session
     ):
         result.follow(changed)
-    stop_button.click(stop, outputs=progress, queue=False, **quiet)
+    work.wire_stop(stop_button, stop, progress, "Stopping; what is written stays.")
     hints = json.dumps({name: {"label": words[0], "info": words[1]} for name, words in _HINTS.items()})
     task.change(
         None,
@@ -442,6 +442,5 @@ def _session(request: gr.Request | None) -> str:
 
 
 @shows_errors
-def stop(request: gr.Request | None = None) -> dict[str, Any]:
+def stop(request: gr.Request | None = None) -> None:
     services.request_stop(_session(request))
-    return {"text": "Stopping; what is written stays.", "tone": "busy"}
