@@ -15,7 +15,12 @@ from app.parts import Part
 
 _HERE = Path(__file__).parent
 STYLE = _HERE / "lens.css"
-VALUES = _HERE / "js" / "1-values.js"  # functions that other components use too
+VALUES = _HERE / "js" / "values.js"  # functions that other components use too
+# In the order in which they are run: each uses those before it, and the last one starts the lens.
+PARTS = (
+    "values", "page", "strip", "text", "inspector", "cards", "map", "heads", "raw", "writes", "change",
+    "forms", "lens",
+)  # fmt: skip
 
 Answer = Callable[[Any, gr.Request | None], dict[str, Any]]
 _NOTHING = {"error": "This page cannot tell."}
@@ -72,5 +77,4 @@ class RetroLens(Part):
 
 
 def script() -> str:
-    """The parts of js/ in the order of their numbers."""
-    return scripts.script(*sorted((_HERE / "js").glob("*.js")))
+    return scripts.script(*(_HERE / "js" / f"{part}.js" for part in PARTS))
