@@ -27,7 +27,7 @@ from indexing.tokenizer import Tokenizer
 from retro_core import model
 from retro_core.config import REFERENCE, RetroConfig, TrainConfig
 from retro_core.dataset import RetroDataset
-from retro_core.evaluation import window_losses
+from retro_core.evaluation.windows import window_losses
 from retro_core.presets import preset
 from retro_core.training import StepDone, load_run, train
 
