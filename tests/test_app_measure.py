@@ -18,7 +18,7 @@ from indexing import paths
 from indexing.corpus import Document
 from indexing.errors import InputError
 from retro_core import measurements
-from retro_core.evaluation.report import load_result
+from retro_core.evaluation.result import load_result
 from retro_core.evaluation.tables import guarded, tables
 
 RECORDED = paths.ASSETS / "models" / "demo"

@@ -13,14 +13,12 @@ from retro_core.evaluation import figures
 from retro_core.evaluation.layout import Items, Paragraph, Table, to_html, to_markdown
 from retro_core.evaluation.report import (
     comparison,
-    copying,
-    helps,
-    in_short,
-    load_result,
     report,
     write_comparison,
     write_report,
 )
+from retro_core.evaluation.result import load_result
+from retro_core.evaluation.verdicts import copying, helps, in_short
 
 EVIL = [
     "<script>window.__pwned=1</script>",

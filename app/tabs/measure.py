@@ -20,8 +20,7 @@ from indexing.corpus import SUFFIXES
 from indexing.errors import InputError
 from retro_core import measurements
 from retro_core.config import EvaluationConfig, bounds
-from retro_core.evaluation.report import load_result
-from retro_core.evaluation.result import HTML_FILE, RESULT_FILE
+from retro_core.evaluation.result import HTML_FILE, RESULT_FILE, load_result
 from retro_core.measurements import Measurement, Order
 
 # Values of the lists that are no measurement: no name has a colon.

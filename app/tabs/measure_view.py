@@ -10,7 +10,7 @@ from typing import Any
 
 from app import text
 from app.tabs import measure_words as words
-from retro_core.evaluation.report import in_short
+from retro_core.evaluation.verdicts import in_short
 
 _MOST_DOCUMENTS = 400
 _MOST_POINTS = 700

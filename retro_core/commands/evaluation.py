@@ -94,7 +94,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     _check_datastore(arguments, files, sets)
 
     from retro_core.evaluation.measure import Began, Done, Finished, Working, measure
-    from retro_core.evaluation.report import in_short, write_report
+    from retro_core.evaluation.report import write_report
+    from retro_core.evaluation.verdicts import in_short
 
     subject = _subject(arguments)
     probes = [_asked(arguments, config, subject, name, path) for name, path in files.items()]
@@ -133,7 +134,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from retro_core.evaluation.report import load_result, write_comparison, write_report
+    from retro_core.evaluation.report import write_comparison, write_report
+    from retro_core.evaluation.result import load_result
 
     results = [load_result(folder) for folder in arguments.results]
     out = arguments.out
