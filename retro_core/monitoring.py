@@ -78,8 +78,9 @@ class StepDone:
 class Evaluated:
     """Held-out nats per token with neighbours, without, and with another chunk's neighbours.
 
-    write_strength  mean of |what CCA adds| / |what it is added to| over layers and positions that read: 0
-                    while a model ignores its neighbours
+    write_strength_by_layer  |what CCA adds| / |what it is added to|, mean over positions that read, of each
+                             layer with CCA by its number from 0: 0 while a model ignores its neighbours
+    write_strength           mean of it over layers
     """
 
     step: int
@@ -87,6 +88,7 @@ class Evaluated:
     off: float
     random: float
     write_strength: float
+    write_strength_by_layer: dict[int, float]
     learning_rate: float
 
 
@@ -173,6 +175,8 @@ class Log:
                 self._writer.add_scalar(tag, line[name], event.step)
         if isinstance(event, Evaluated):
             self._writer.add_scalar("held_out/on_minus_off", event.on - event.off, event.step)
+            for layer, strength in event.write_strength_by_layer.items():
+                self._writer.add_scalar(f"write_strength/layer_{layer}", strength, event.step)
 
     def flush(self) -> None:
         if self._writer is not None:
@@ -287,11 +291,12 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 @torch.no_grad()
-def write_strength(model: Retro, data: RetroDataset) -> float:
-    """See `Evaluated.write_strength`; over the first few held-out windows that read something."""
+def write_strength(model: Retro, data: RetroDataset) -> dict[int, float]:
+    """See `Evaluated.write_strength_by_layer`; over the first few held-out windows that read something."""
+    layers = sorted(model.config.dec_cca_layers)
     windows = [w for w in data.windows if w.stop - w.start > 1][:_LOOKED_INTO]
     if not windows:
-        return 0.0
+        return dict.fromkeys(layers, 0.0)
     batch = data.collate(windows)
     out = model(
         batch.input_ids.to(model.device),
@@ -300,10 +305,11 @@ def write_strength(model: Retro, data: RetroDataset) -> float:
         logits_to_keep=1,
     )
     if out.write_strength is None:
-        return 0.0
+        return dict.fromkeys(layers, 0.0)
     reads = batch.input_ids != data.pad_id
     reads[:, : data.chunk_size - 1] = False
-    return float(out.write_strength.float().cpu()[:, reads].mean())
+    strengths = out.write_strength.float().cpu()[:, reads].mean(dim=1).tolist()
+    return dict(zip(layers, strengths, strict=True))
 
 
 def sample_windows(data: RetroDataset, count: int) -> list[Window]:

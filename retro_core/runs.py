@@ -16,6 +16,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -121,10 +122,13 @@ class History:
 
     training   step, tokens, loss, tokens_per_second; of very many lines, means of consecutive ones
     held_out   step, tokens, on, off, random, write_strength
+    written    write strength by number of the layer, at the steps of `held_out`; empty where a run has only
+               the mean, as older ones have
     """
 
     training: dict[str, list[float | None]]
     held_out: dict[str, list[float | None]]
+    written: dict[int, list[float | None]] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -561,7 +565,16 @@ def _history(path: Path, size: int, changed: int, points: int) -> History:
     told = _columns(held_out, ("step", "on", "off", "random", "write_strength"))
     told["tokens"] = [_tokens_at(step, drawn) for step in told["step"]]
     together = -(-len(training) // points) if training else 1
-    return History({key: _means(column, together) for key, column in drawn.items()}, told)
+    means = {key: _means(column, together) for key, column in drawn.items()}
+    return History(means, told, _written(held_out))
+
+
+def _written(held_out: Sequence[dict[str, Any]]) -> dict[int, list[float | None]]:
+    """Of what evaluations say by layer: a column a layer. JSON's keys are texts, and here perhaps any."""
+    said = [event.get("write_strength_by_layer") for event in held_out]
+    by_layer = [one if isinstance(one, dict) else {} for one in said]
+    named = {key for one in by_layer for key in one if re.fullmatch("0|[1-9][0-9]{0,3}", key)}
+    return {int(key): [_finite(one.get(key)) for one in by_layer] for key in sorted(named, key=int)}
 
 
 def _columns(events: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, list[float | None]]:

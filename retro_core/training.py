@@ -498,11 +498,13 @@ def _evaluated(module: nn.Module, prepared: _Prepared, step: int) -> Iterator[Ev
     config, data = prepared.config, prepared.held_out
     losses = window_losses(module, data, limit=config.evaluate_windows, seed=config.seed)
     total = sum(w.tokens for w in losses)
+    written = write_strength(module, data)
     means = {name: sum(getattr(w, name) for w in losses) / total for name in ("on", "off", "random")}
     yield Evaluated(
         step,
         **means,
-        write_strength=write_strength(module, data),
+        write_strength=sum(written.values()) / max(1, len(written)),
+        write_strength_by_layer=written,
         learning_rate=learning_rate(step - 1, config),
     )
     for window in sample_windows(data, config.samples):

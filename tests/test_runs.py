@@ -306,6 +306,15 @@ def test_a_history_is_drawn_in_few_points_and_follows_the_log(retro_home):
     assert drawn.training["tokens_per_second"] == [None] * 5
     assert drawn.held_out["step"] == [5], "the last line is being written"
     assert drawn.held_out["tokens"] == [50.0] and drawn.held_out["write_strength"] == [None]
+    assert drawn.written == {}, "as in runs that have only the mean"
+    by_layer = [{"3": 0.5, "10": 1}, 3, {"3": None, "x": 1, "-1": 1, "03": 1, "9" * 9999: 1}]
+    path.write_text(
+        "".join(
+            json.dumps({**evaluated, "step": step, "write_strength_by_layer": said}) + "\n"
+            for step, said in enumerate(by_layer)
+        )
+    )
+    assert runs.history("one").written == {3: [0.5, None, None], 10: [1, None, None]}
     path.write_text(text + line(42, loss=float("inf")))
     assert runs.history("one").training["loss"][-2:] == [40.0, None], "as the file is now"
 

@@ -42,7 +42,12 @@ def test_events_and_log_say_what_happened(material):
     logged = [event for event in events if isinstance(event, StepDone | Evaluated)]
     assert [line["event"] for line in lines("try")] == [type(event).__name__ for event in logged]
     for line, event in zip(lines("try"), logged, strict=True):
-        assert line.items() <= {**dataclasses.asdict(event), "event": type(event).__name__}.items()
+        told = json.loads(json.dumps({**dataclasses.asdict(event), "event": type(event).__name__}))
+        assert line.items() <= told.items()
+    for event in logged:
+        if isinstance(event, Evaluated):
+            assert list(event.write_strength_by_layer) == [1] and event.write_strength > 0
+            assert sum(event.write_strength_by_layer.values()) == pytest.approx(event.write_strength)
 
     first = events[1]
     model = RetroConfig.from_json(Path(material["model"]))

@@ -100,6 +100,7 @@ def agree(one: str, other: str) -> None:
             assert name not in a or abs(a[name] - b[name]) < 1e-5, (a, b)
         for name in ("gradient_norm", "write_strength"):
             assert name not in a or a[name] == pytest.approx(b[name], rel=1e-4), (a, b)
+        assert a.keys() == b.keys()
 
 
 @pytest.mark.slow
