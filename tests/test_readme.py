@@ -1,5 +1,6 @@
 """What the README says is so."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -94,3 +95,16 @@ def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
     assert not [link for link in local if not (page.parent / link).exists()]
+
+
+def test_the_bundled_models_numbers_are_those_that_were_measured():
+    measured = json.loads((ROOT / "assets/models/demo/evaluation.json").read_text(encoding="utf-8"))
+    said = README.partition("## The bundled model")[2].partition("## Limits")[0]
+    numbers = set(re.findall(r"-?\d+(?:\.\d+)?", said.partition("as they came out")[2]))
+    numbers -= {"28", "95", "2015", "2025"}
+    expected = {f"{100 * measured['swap']['swaps']['value']:.1f}", f"{measured['swap']['count']}"}
+    for name in ("factbook", "bible", "wiki"):
+        readings = measured["probes"][name]["readings"]
+        expected |= {f"{readings[reading]['nats']:.2f}" for reading in ("on", "off")}
+    expected |= {f"{end:.2f}" for end in measured["probes"]["factbook"]["differences"]["on-off"]["ci95"]}
+    assert numbers == expected
