@@ -5,6 +5,7 @@ import shutil
 import time
 import zipfile
 
+import gradio as gr
 import pytest
 from app_calls import TEXT, fresh_services, message  # noqa: F401
 
@@ -188,8 +189,29 @@ def test_replacing_a_datastore_reaches_the_search_at_once():
     ],
 )
 def test_a_bad_file_is_named_with_its_remedy(tmp_path, name, content, expected):
-    assert expected in message(corpus_make.preview_texts, "", upload(tmp_path, name, content))
+    value, *_, told, _ = corpus_make.preview_texts("", upload(tmp_path, name, content))
+    assert value is None and expected in told["text"] and told["tone"] == "bad"
+    assert corpus_make.expect_text("", ["there"], None, value, told) == (gr.skip(), gr.skip())
     assert expected in message(corpus_make.index, "", upload(tmp_path, name, content), "mine", "", False)
+
+
+def test_a_bad_file_does_not_keep_the_others_out(tmp_path):
+    given = upload(tmp_path, "latin.txt", "Zürich".encode("latin-1")) + upload(
+        tmp_path, "a.md", b"Herons wade."
+    )
+    value, _, suggested, told, _ = corpus_make.preview_texts("", given)
+    assert value["summary"].startswith("1 document") and suggested == "a"
+    assert "Left out: latin.txt is not UTF-8" in told["text"] and told["tone"] == "bad"
+    assert corpus_make.expect_text("", given, None, value, told)[0].selected == 2
+    line = last(corpus_make.index("", given, "herons", "", False))[2]
+    assert "1 document" in line["text"] and "1 file was left out." in line["text"]
+
+
+def test_the_next_step_waits_until_the_text_is_read():
+    stay, told = corpus_make.expect_text(TEXT, None, None, None, "")
+    assert stay == gr.skip() and "still being read" in told["text"]
+    stay, told = corpus_make.expect_text(TEXT, None, None, None, told)  # pressed again, too early
+    assert stay == gr.skip() and "still being read" in told["text"]
 
 
 def test_tables_and_archives_are_indexed_and_what_was_left_out_is_told(tmp_path):
@@ -214,7 +236,7 @@ def test_the_column_with_the_text_can_be_named(tmp_path):
     uploaded = upload(tmp_path, "birds.csv", b"id,body\n1,Herons wade.\n2,Swifts hardly land.\n")
     assert corpus_text.ask_column(uploaded).visible
     assert not corpus_text.ask_column(upload(tmp_path, "birds.txt", b"Herons wade.")).visible
-    assert "birds.csv has no column" in message(corpus_make.preview_texts, "", uploaded)
+    assert "birds.csv has no column" in corpus_make.preview_texts("", uploaded)[3]["text"]
     value, *_ = corpus_make.preview_texts("", uploaded, column=" body ")
     assert value["summary"].startswith("2 documents")
     last(corpus_make.index("", uploaded, "birds", "", False, column="body"))
@@ -232,7 +254,7 @@ def test_a_bad_name_is_refused(name, expected):
 
 def test_nothing_to_index_says_so():
     assert "no text yet" in message(corpus_make.index, "", None, "mine", "", False)
-    assert "no text yet" in corpus_make.expect_text(" ", None, None)[1]["text"]
+    assert "no text yet" in corpus_make.expect_text(" ", None, None, None, "")[1]["text"]
 
 
 def test_a_busy_server_says_where_in_line_one_is_and_when_it_is_full(monkeypatch):

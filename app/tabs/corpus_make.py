@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from app import policy, services, settings, tasks, text
-from app.errors import shows_errors
+from app.errors import sentence, shows_errors
 from app.parts import ChunkPreview, Facts, StatusLine
 from app.policy import Action, Rule, Visitor, permit
 from app.tabs.corpus_index import advised, duration, index_settings, other_sizes, paces
@@ -23,7 +23,7 @@ from indexing.bundle import SUFFIX, import_bundle
 from indexing.corpus import SUFFIXES, Report
 from indexing.corpus.duplicates import noting_repeats
 from indexing.datastore import Datastore
-from indexing.errors import DatastoreError, InputError
+from indexing.errors import CorpusError, DatastoreError, InputError
 from indexing.overview import overview
 from indexing.writing import unfinished_vectors
 from retro_core.config import bounds
@@ -39,6 +39,7 @@ _BRING_DRAFT = """(text) => {
   try { return text || localStorage.getItem("retro-corpus-draft") || ""; } catch { return text; }
 }"""
 _NAME = "my-notes"  # of a datastore, until there is a text to name it after
+_STILL_READ = "Your text is still being read: a moment, then press again."
 _RECENT = 12  # events over which the pace is measured: what an earlier try embedded passes in no time
 
 
@@ -160,7 +161,9 @@ def build(task: gr.BrowserState) -> Made:
     ):
         button.click(lambda step=step: gr.Walkthrough(selected=step), outputs=steps, queue=False, **quiet)
     text_in = [pasted, files, samples]
-    to_chunks.click(expect_text, inputs=text_in, outputs=[steps, told], queue=False, **quiet)
+    to_chunks.click(
+        expect_text, inputs=[*text_in, preview, told], outputs=[steps, told], queue=False, **quiet
+    )
     asked = [factory, ram_mb, deletes]
     files.change(ask_column, inputs=files, outputs=column, queue=False, **quiet)
     gr.on(
@@ -212,15 +215,21 @@ def _named(name: str, label: str) -> dict[str, Any]:
 
 @shows_errors
 def expect_text(
-    pasted: str | None, files: list[str] | None, samples: list[str] | None
-) -> tuple[Any, dict[str, Any] | str]:
-    """(the next step, a line): only where there is a text to go on with."""
+    pasted: str | None, files: list[str] | None, samples: list[str] | None, shown: Any, told: Any
+) -> tuple[Any, Any]:
+    """(the next step, a line): only where there is a text to go on with.
+
+    shown, told  value of the preview, and the line that says what is wrong with the text
+    """
     if not (pasted and pasted.strip()) and not files and not samples:
         return gr.skip(), {
             "text": "There is no text yet. Paste some, choose files, or tick a country.",
             "tone": "bad",
         }
-    return gr.Walkthrough(selected=2), ""
+    if not shown:
+        refused = isinstance(told, dict) and told.get("tone") == "bad" and told.get("text") != _STILL_READ
+        return gr.skip(), gr.skip() if refused else {"text": _STILL_READ, "tone": "busy"}
+    return gr.Walkthrough(selected=2), gr.skip()
 
 
 # -------------------------------------------------------------------------------------------- chunks
@@ -246,10 +255,18 @@ def preview_texts(
     who = permit(Action.PREVIEW, request)
     report = Report()
     given = documents_of(pasted, files, samples, report, who.rule, column=column)
-    documents = list(noting_repeats(given, report))
+    try:
+        documents = list(noting_repeats(given, report))
+    except CorpusError as error:  # said where it can be mended, and there until it is
+        told = {"text": sentence(error), "tone": "bad"}
+        return None, gr.Textbox(placeholder=_NAME), _NAME, told, advised(0)
     suggested = suggestion(documents[0].title)
     value = {**preview(documents), "notes": report.sentences(settings.NOTES_SHOWN)}
     told = {"text": f"{value['summary']}.".replace("..", "."), "tone": "good"}
+    left_out = report.files_skipped
+    if left_out.count:
+        more = f" And {left_out.count - 2:,} more." if left_out.count > 2 else ""
+        told = {"text": f"{told['text']} Left out: {' '.join(left_out.first[:2])}{more}", "tone": "bad"}
     advice = advise_again(value, factory, ram_mb, deletes)
     return value, gr.Textbox(placeholder=suggested), suggested, told, advice
 
@@ -420,18 +437,22 @@ def _watched(task: tasks.Task) -> Iterator[tuple[Any, ...]]:
 @shows_errors
 def reattach(known: Any, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
     """(as `index`, and the step): what was begun before the page was loaded anew."""
-    who = policy.visitor(request)
-    found = tasks.remembered(known, who)
-    if found is None or not who.may_see(found[0]):
-        yield None, None, *(gr.skip(),) * 4
-        return
-    name, task = found
+    task, line = found_again(known, request)
     if task is None:
-        line = {"text": lost(name), "tone": "bad"}
-        yield None, None, line, gr.skip(), gr.skip(), gr.Walkthrough(selected=4)
+        step = gr.Walkthrough(selected=4) if line else gr.skip()
+        yield None, None, line or gr.skip(), gr.skip(), gr.skip(), step
         return
     for shown in _watched(task):
         yield *shown, gr.Walkthrough(selected=4)
+
+
+def found_again(known: Any, request: gr.Request | None) -> tuple[tasks.Task | None, dict[str, Any] | None]:
+    """(the task that a browser remembers, what became of it if this server knows it no longer)."""
+    who = policy.visitor(request)
+    name, task = tasks.remembered(known, who) or (None, None)
+    if name is None or not who.may_see(name):
+        return None, None
+    return task, None if task else {"text": lost(name), "tone": "bad"}
 
 
 def lost(name: str) -> str:

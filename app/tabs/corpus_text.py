@@ -49,7 +49,7 @@ def documents_of(
     names = [Path(file).name for file in files or ()]
     sources: list[Iterable[Document]] = [
         [read_text(pasted, title=_title(pasted))] if pasted and pasted.strip() else [],
-        read_files(files, names=names, column=_column(column), report=report) if files else [],
+        read_files(files, names=names, column=_column(column), together=True, report=report) if files else [],
         (document for country in samples or () for document in _sample(country)),
     ]
     for source in sources:

@@ -236,16 +236,11 @@ def _watched(task: tasks.Task, who: Visitor) -> Iterator[tuple[tuple[Any, ...], 
 @shows_errors
 def reattach(known: Any, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
     """What was begun before the page was loaded anew."""
-    who = policy.visitor(request)
-    found = tasks.remembered(known, who)
-    if found is None or not who.may_see(found[0]):
-        yield None, *(gr.skip(),) * 4
-        return
-    name, task = found
+    task, line = corpus_make.found_again(known, request)
     if task is None:
-        yield None, {"text": corpus_make.lost(name), "tone": "bad"}, *(gr.skip(),) * 3
+        yield None, line or gr.skip(), *(gr.skip(),) * 3
         return
-    for shown, _ in _watched(task, who):
+    for shown, _ in _watched(task, policy.visitor(request)):
         yield shown
 
 

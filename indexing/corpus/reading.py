@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 from zipfile import ZipInfo
@@ -79,6 +80,7 @@ def read_files(
     *,
     column: str = "text",
     bad_rows: BadRows = "few",
+    together: bool = False,
     report: Report | None = None,
     limits: Limits | None = None,
 ) -> Iterator[Document | StreamedDocument]:
@@ -91,6 +93,8 @@ def read_files(
     column    the field or column with the text
     bad_rows  "few" leaves out up to 1 % of a table's rows, "any" however many, "none" not one; see `rows`.
               With "none", a file in a folder or archive that cannot be read is refused too, not left out.
+    together  the files are treated as those of one folder: one that cannot be read is left out and told, and
+              refused only if there is no other
     report    told what was left out and what is worth knowing
     limits    of each file that is read in a process of its own
 
@@ -105,10 +109,10 @@ def read_files(
     report = report if report is not None else Report()
     with Child(limits or Limits()) as child:
         reader = _Reader(child, column, bad_rows, report)
-        for path, name in zip(paths, names, strict=True):
-            for document in reader.read(path, name):
-                report.documents += 1
-                yield document
+        sources = [reader.read(path, name) for path, name in zip(paths, names, strict=True)]
+        for document in reader.read_all(sources) if together else chain.from_iterable(sources):
+            report.documents += 1
+            yield document
 
 
 def read_text(text: str, title: str = "Pasted text") -> Document:
@@ -131,25 +135,40 @@ class _Reader:
         with _errors_named(name):
             mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            yield from self._read_all(self._files_below(path, name), name)
+            yield from self._folder_or_archive(self._files_below(path, name), name)
         elif not stat.S_ISREG(mode):
             raise CorpusError(f"Cannot read {shown(name)}: it is not a regular file. Give files or folders.")
         elif Path(name).suffix.lower() == ".zip":
-            yield from self._read_all(self._members(path, name), name)
+            yield from self._folder_or_archive(self._members(path, name), name)
         else:
             yield from self._read_file(File(path, name))
 
-    def _read_all(self, files: Iterable[File], name: str) -> Iterator[Document | StreamedDocument]:
-        """Documents of files kept together: one that cannot be read does not keep the others out."""
+    def _folder_or_archive(self, files: Iterable[File], name: str) -> Iterator[Document | StreamedDocument]:
+        nothing = True
+        for document in self.read_all(map(self._member, files)):
+            nothing = False
+            yield document
+        if nothing:
+            raise CorpusError(
+                f"Cannot read {shown(name)}: there are no files in it that can be read. "
+                f"Expected {either(SUFFIXES)} files."
+            )
+
+    def _member(self, file: File) -> Iterator[Document | StreamedDocument]:
+        if file.suffix == ".zip" and not file.archive:
+            return self._folder_or_archive(self._members(file.path, file.name), file.name)
+        return self._read_file(file)
+
+    def read_all(
+        self, sources: Iterable[Iterator[Document | StreamedDocument]]
+    ) -> Iterator[Document | StreamedDocument]:
+        """Documents of files kept together: one that cannot be read does not keep the others out. Raises its
+        CorpusError if there are no others."""
         nothing = True
         first: CorpusError | None = None
-        for file in files:
+        for documents in sources:
             begun = False
             try:
-                if file.suffix == ".zip" and not file.archive:
-                    documents = self._read_all(self._members(file.path, file.name), file.name)
-                else:
-                    documents = self._read_file(file)
                 for document in documents:
                     begun, nothing = True, False
                     yield document
@@ -158,11 +177,8 @@ class _Reader:
                     raise
                 first = first or error
                 self._report.files_skipped.add(str(error))
-        if nothing:
-            raise first or CorpusError(
-                f"Cannot read {shown(name)}: there are no files in it that can be read. "
-                f"Expected {either(SUFFIXES)} files."
-            )
+        if nothing and first:
+            raise first
 
     def _files_below(self, folder: Path, name: str) -> Iterator[File]:
         """Depth first and sorted; what is hidden or reached through a link is not read."""

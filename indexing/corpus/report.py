@@ -27,7 +27,7 @@ class Report:
     rows              rows of tables that were taken, whatever their file
     bad_rows          sentences on rows that cannot be used; they were left out
     empty_rows        how many rows had no text; they were left out
-    files_skipped     sentences on files of folders and archives that were left out
+    files_skipped     sentences on files of folders and archives, or given together, that were left out
     notes             sentences on what was left out of a document, such as a page
     encodings         encoding -> files in it, of the files that are text
     guesses           sentences on files whose encoding was guessed
