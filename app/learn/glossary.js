@@ -3,12 +3,7 @@
 const holder = element.querySelector(".glossary");
 
 async function draw() {
-  let answer;
-  try {
-    answer = await server.words({});
-  } catch {
-    answer = { error: "The server did not answer. Load the page again." };
-  }
+  const answer = await answerOf(server.words({}), "The server did not answer. Load the page again.");
   if (answer.error) return holder.replaceChildren(make("p", "learn-said", answer.error));
   const entries = answer.words.map(([word, meaning, not]) => {
     const entry = make("div", "", make("dt", "", word), make("dd", "", meaning, not ? make("span", "glossary-not", " not: " + not) : null));

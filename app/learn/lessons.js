@@ -30,12 +30,7 @@ function card(lesson) {
 }
 
 async function draw() {
-  let answer;
-  try {
-    answer = await server.lessons({});
-  } catch {
-    answer = { error: "The server did not answer. Load the page again." };
-  }
+  const answer = await answerOf(server.lessons({}), "The server did not answer. Load the page again.");
   holder.removeAttribute("aria-busy");
   if (answer.error) holder.replaceChildren(make("p", "learn-said", answer.error));
   else holder.replaceChildren(...answer.lessons.map(card));

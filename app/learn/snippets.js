@@ -30,12 +30,7 @@ function frame(snippet) {
 }
 
 async function draw() {
-  let answer;
-  try {
-    answer = await server.snippets({});
-  } catch {
-    answer = { error: "The server did not answer. Load the page again." };
-  }
+  const answer = await answerOf(server.snippets({}), "The server did not answer. Load the page again.");
   if (answer.error) holder.replaceChildren(make("p", "learn-said", answer.error));
   else holder.replaceChildren(...answer.snippets.map(frame));
 }

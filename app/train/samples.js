@@ -88,14 +88,9 @@ async function go(place) {
   where.textContent = "step " + step.toLocaleString("en") + " (" + (state.place + 1) + " of " + steps.length + ")";
   const turn = ++state.asked;
   if (!kept.has(key)) {
-    let answer;
-    try {
-      answer = await server.samples({ run: state.run, step });
-    } catch {
-      answer = { error: "The server does not answer. Move the slider to try again." };
-    }
-    if (answer && answer.samples) kept.set(key, answer.samples);
-    else if (turn === state.asked) list.replaceChildren(make("p", "samples-empty", answer?.error || "There are no samples."));
+    const answer = await answerOf(server.samples({ run: state.run, step }), "The server does not answer. Move the slider to try again.");
+    if (answer.samples) kept.set(key, answer.samples);
+    else if (turn === state.asked) list.replaceChildren(make("p", "samples-empty", answer.error || "There are no samples."));
   }
   if (turn !== state.asked || !kept.has(key)) return;
   const open = [...list.querySelectorAll("details")].map((node) => node.open);

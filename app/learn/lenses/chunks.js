@@ -28,12 +28,7 @@ LENSES.chunks = (data) => {
 
   async function cut() {
     const mine = ++asked;
-    let answer;
-    try {
-      answer = await server.tokens({ text: box.value });
-    } catch {
-      answer = { error: "The server did not answer. Is it still running?" };
-    }
+    const answer = await answerOf(server.tokens({ text: box.value }));
     if (mine !== asked) return; // somebody typed on meanwhile
     if (answer.error) said.textContent = answer.error;
     else draw(answer.tokens);

@@ -219,12 +219,7 @@ async function askStanding() {
   view.standing = null;
   drawStanding();
   if (!isFinished(base) || !base.id) return;
-  let answer;
-  try {
-    answer = await server.standing({ trace: rootOf(base) });
-  } catch (error) {
-    answer = { error: "The server did not answer. Is it still running?" };
-  }
+  const answer = await answerOf(server.standing({ trace: rootOf(base) }));
   if (view.base !== base) return; // another trace came meanwhile
   view.standing = answer.error ? { can: false, why: answer.error, differs: [], far: null } : answer;
   drawStanding();

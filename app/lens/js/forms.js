@@ -135,12 +135,7 @@ async function openSource(opener, slot, j) {
   node.setAttribute("aria-label", "Source of neighbour " + card.rank);
   node.tabIndex = -1;
   if (!openForm(opener, slot, node)) return;
-  let found;
-  try {
-    found = await server.source({ trace: view.base.id, chunk: view.chunk, rank: card.rank });
-  } catch (error) {
-    found = { error: "The server did not answer. Is it still running?" };
-  }
+  const found = await answerOf(server.source({ trace: view.base.id, chunk: view.chunk, rank: card.rank }));
   node.replaceChildren(...(found.error ? [make("p", "lens-warning", display(found.error))] : sourceParts(found)), make("div", "lens-actions", action("Close", "cancel")));
 }
 

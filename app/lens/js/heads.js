@@ -69,9 +69,10 @@ async function drawHeads() {
   const key = source.id + "/" + chunk.index;
   if (!overviews.has(key)) {
     if (overviews.size > 60) overviews.clear();
-    overviews.set(key, server.heads({ trace: source.id, chunk: chunk.index }).catch(() => ({ error: "" })));
+    overviews.set(key, answerOf(server.heads({ trace: source.id, chunk: chunk.index })));
   }
   const found = await overviews.get(key);
+  if (found.error) overviews.delete(key); // the next time it is asked for again
   if (found.error || mapSource() !== source || view.chunk !== chunk.index) return;
   const binary = atob(found.data);
   const { low, high } = colours();

@@ -197,12 +197,7 @@ async function loadMap() {
 async function fetchMaps(source, chunk, missing) {
   part("map").setAttribute("aria-busy", "true");
   const before = JSON.stringify(view.heads);
-  let answers;
-  try {
-    answers = await Promise.all(missing.map(([layer, head]) => server.attention_map({ trace: source.id, chunk, layer, head })));
-  } catch (error) {
-    answers = [{ error: "The server did not answer. Is it still running?" }];
-  }
+  const answers = await Promise.all(missing.map(([layer, head]) => answerOf(server.attention_map({ trace: source.id, chunk, layer, head }))));
   part("map").removeAttribute("aria-busy");
   if (fetched.size > 300) fetched.clear();
   const failed = answers.find((answer) => answer.error);
