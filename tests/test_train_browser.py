@@ -105,6 +105,43 @@ def test_a_run_is_begun_watched_stopped_resumed_killed_compared_and_deleted(open
     (home / unhurried_app.PRETEND).unlink()
 
 
+# Frames come late, as on a busy computer, and what is asked of the server is held back until `window.held`.
+LATE = """() => {
+  const frame = window.requestAnimationFrame;
+  window.requestAnimationFrame = (then) => setTimeout(() => frame(then), 700);
+  const ask = window.fetch;
+  window.held = new Promise((free) => { window.free = free; });
+  window.asked = 0;
+  window.fetch = async (...what) => {
+    if (what[1]?.method === "POST" && /queue\\/join|\\/run\\//.test(what[0]?.url ?? what[0])) {
+      window.asked += 1;
+      await window.held;
+    }
+    return ask(...what);
+  };
+}"""
+
+
+def test_what_is_typed_stays_while_a_fold_opens_and_answers_come_late(open_page):  # noqa: F811
+    page = open_page()
+    train(page)
+    until(page, "parameters", "#estimate")
+    page.evaluate(LATE)
+    page.get_by_label("Small", exact=False).first.check()
+    page.wait_for_function("window.asked > 0")
+    page.locator("#train-settings button").first.click()
+    typed = {"#train-run": "mine", "#train-steps": "777", "#train-learning_rate": "0.007"}
+    fields = {name: page.locator(f"{name} input, {name} textarea").first for name in typed}
+    for name, words in typed.items():
+        fields[name].fill(words)
+    page.wait_for_timeout(1600)  # two late frames
+    page.evaluate("window.free()")
+    page.get_by_role("button", name="The exact command").click()
+    until(page, "--run mine --steps 777", "#train-command")
+    until(page, "--learning-rate 0.007", "#train-command")
+    assert {name: field.input_value() for name, field in fields.items()} == typed
+
+
 def test_it_fits_a_phone_and_its_words_can_be_read(open_page):  # noqa: F811
     for theme in ("light", "dark"):
         page = open_page(width=390, query=f"?tab=train&__theme={theme}")

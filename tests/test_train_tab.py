@@ -65,7 +65,7 @@ def shown(*asked):
 
 
 def test_what_the_page_begins_with_is_the_toy_and_what_it_takes_is_told():
-    _, base, size, *numbers = train_form.choose_preset("toy")
+    _, base, size, *numbers = train_form.preset_values("toy")
     assert numbers == USUAL[5:] and size["value"] == "toy" and not base["visible"]
     estimate, command, settings = train_form.preview(*USUAL)
     facts = dict(estimate["facts"])
@@ -78,7 +78,7 @@ def test_what_the_page_begins_with_is_the_toy_and_what_it_takes_is_told():
 
 @pytest.mark.parametrize("preset", ["toy", "small"])
 def test_the_command_means_what_the_button_does(preset):
-    _, _, size, *numbers = train_form.choose_preset(preset)
+    _, _, size, *numbers = train_form.preset_values(preset)
     who = train_form.policy.visitor()
     config = train_form.config_of(preset, None, "mine", size["value"], numbers, who)
     wanted = train_sets.wanted(TOY, "", who)
@@ -159,8 +159,9 @@ def test_a_text_that_somebody_brings_is_trained_on(begun):
     assert "no text yet" in message(train_form.start, *asked, " ", None, "mine")
     novel = " ".join(f"Chapter {i}: the ferry to the island left at {i} in the morning." for i in range(400))
     *_, last = train_form.start(*asked, novel, None, "mine")
-    chosen, source, own = train_form.look_at(last[1], None)
-    assert (chosen, source["value"], own["visible"]) == ("toy-1", "store:mine", False)
+    chosen, offered, source = train_form.look_at(last[1], None)
+    assert (chosen, offered) == ("toy-1", [[train_sets.OWN, "store:mine"]])
+    assert "store:mine" in [value for _, value in source["choices"]]
     assert begun[0].data_spec == str(training_set("mine").data_spec)
     assert "mine" in [info.name for info in services.datastores()]
     assert "exists" in message(train_form.start, *asked, novel, None, "mine")
@@ -173,8 +174,11 @@ def test_a_base_is_fitted_on_texts_in_its_own_tokens(begun):
 
     tiny_base()
     library()
-    _, base, size, *numbers = train_form.choose_preset("fit")
-    assert base["visible"] and base["value"] == "tiny-base" and not size["visible"]
+    _, base, size, *numbers = train_form.preset_values("fit")
+    assert base["visible"] and not size["visible"]
+    offered = train_form.refresh(TOY, None, 300)[0]
+    assert offered == [None, [None, "tiny-base"], None], "what is there is offered where nothing is chosen"
+    assert train_form.refresh("store:gone", "tiny-base", 300)[0] == [["store:gone", TOY], None, None]
     asked = ["fit", "store:library", "tiny-base", "", None, *numbers]
     estimate, command, _ = train_form.preview(*asked)
     assert estimate["notes"] == [text.ESTIMATED_LATER]

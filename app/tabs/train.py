@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from app import text
+from app import text, typed
 from app.tabs import train_form, train_runs
 
 _EVERY = 2  # seconds between two looks at the runs, while the tab is open
@@ -45,17 +45,18 @@ def build(page: gr.Blocks, tab: gr.Tab, making: gr.BrowserState) -> Train:
     tick.tick(train_runs.show, queue=False, **looked)
     opened = tab.select(train_runs.show, **looked)
     opened.then(lambda: gr.Timer(active=True), outputs=tick, queue=False, **quiet)
-    opened.then(
-        train_form.refresh, inputs=[*form.asked[1:3], form.asked[5]], outputs=form.refreshed, **quiet
-    ).then(train_form.preview, inputs=form.asked[:-3], outputs=form.previewed, **quiet)
+    refreshed = opened.then(train_form.refresh, inputs=form.offers, outputs=form.refreshed, **quiet)
+    typed.take(refreshed, form.offered, form.offers).then(
+        train_form.preview, inputs=form.asked[:-3], outputs=form.previewed, **quiet
+    )
     begun = form.begun.change(
         train_form.look_at,
         inputs=[form.begun, shown.chosen],
-        outputs=[shown.chosen, form.asked[1], form.own],
+        outputs=[shown.chosen, form.offered, form.offers[0]],
         queue=False,
         **quiet,
     )
-    begun.then(train_runs.show, **looked).then(
+    typed.take(begun, form.offered, form.offers).then(train_runs.show, **looked).then(
         train_form.preview, inputs=form.asked[:-3], outputs=form.previewed, **quiet
     )
     page.load(train_form.reattach, inputs=making, outputs=form.watched, concurrency_limit=None, **quiet)

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import owners, policy, services, tasks, text
+from app import owners, policy, services, tasks, text, typed
 from app.errors import sentence, shows_errors
 from app.parts import Facts, StatusLine
 from app.policy import Action, Rule, Visitor, permit
@@ -40,14 +40,15 @@ class Form:
     """What the tab connects to.
 
     asked   what `start` takes, in its order; `preview` all but the last three
-    own     where a text is brought
     begun   {"name", "source", "at"} of the run that began last
+    offered, offers  what the server would have in fields, see `app.typed`, and these fields
     previewed, refreshed, watched  what `preview`, `refresh` and `reattach` fill
     """
 
     asked: list[gr.components.Component]
-    own: gr.Column
     begun: gr.State
+    offered: gr.JSON
+    offers: list[gr.components.Component]
     previewed: list[gr.components.Component]
     refreshed: list[gr.components.Component]
     watched: list[gr.components.Component]
@@ -56,6 +57,7 @@ class Form:
 def build(task: gr.BrowserState) -> Form:
     """Lay out the left half and wire it."""
     begun = gr.State(None)
+    offered = gr.JSON(visible=False)
     preset = gr.Radio(
         choices=[(words.label, name) for name, words in text.RUNS.items()],
         value="toy",
@@ -120,10 +122,12 @@ def build(task: gr.BrowserState) -> Form:
     asked = [*chosen, pasted, files, own_name]
     previewed = [estimate, command, values]
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    preset.input(choose_preset, inputs=preset, outputs=[told, base, model, *numbers], **quiet)
-    source.input(
-        lambda source: gr.update(visible=source == OWN), inputs=source, outputs=own, queue=False, **quiet
-    )
+    typed.keep([*chosen, pasted, own_name])
+    # What a preset stands for is no news: without the server it is there before anything can be typed.
+    presets = json.dumps({name: preset_values(name) for name in RUN_PRESETS}, ensure_ascii=False)
+    preset.input(None, preset, [told, base, model, *numbers], js=f"(chosen) => ({presets})[chosen]", **quiet)
+    shows_own = f"(chosen) => ({{__type__: 'update', visible: chosen === {json.dumps(OWN)}}})"
+    source.change(None, source, own, js=shows_own, **quiet)
     gr.on(
         [control.change for control in chosen],
         preview,
@@ -135,8 +139,8 @@ def build(task: gr.BrowserState) -> Form:
     watched = [task, begun, progress, start_button, cancel_button]
     start_button.click(start, inputs=asked, outputs=watched, concurrency_limit=None, **quiet)
     cancel_button.click(cancel, inputs=task, outputs=progress, queue=False, **quiet)
-    refreshed = [source, base, numbers[0], refused, start_button, fold]
-    return Form(asked, own, begun, previewed, refreshed, watched)
+    refreshed = [offered, source, base, refused, start_button, fold]
+    return Form(asked, begun, offered, [source, base, numbers[0]], previewed, refreshed, watched)
 
 
 def _named(name: str, label: str) -> dict[str, Any]:
@@ -155,16 +159,14 @@ def _number(name: str, label: str) -> gr.Number:
 # ---------------------------------------------------------------------------------------------- choose
 
 
-@shows_errors
-def choose_preset(preset: str) -> tuple[Any, ...]:
-    """(words about it, choice of base, size, the numbers)."""
+def preset_values(preset: str) -> list[Any]:
+    """[words about it, choice of base, size, *the numbers] as the page sets them."""
     values = _preset(preset)
     usual = TrainConfig()
     numbers = [values.get(name, getattr(usual, name)) for name, _ in _NUMBERS]
-    bases = base_choices()
-    base = gr.update(visible=preset == _FIT, choices=bases, value=bases[0][1] if bases else None)
+    base = gr.update(visible=preset == _FIT)
     model = gr.update(value=values.get("model", usual.model), visible=preset != _FIT)
-    return text.RUNS[preset].help, base, model, *numbers
+    return [text.RUNS[preset].help, base, model, *numbers]
 
 
 def base_choices() -> list[tuple[str, str]]:
@@ -182,18 +184,21 @@ def _preset(name: str) -> dict[str, Any]:
 def refresh(
     source: str | None, base: str | None, steps: float | None, request: gr.Request | None = None
 ) -> tuple[Any, ...]:
-    """(what there is to train on, bases, steps, why not, the button, the command): whenever the tab is looked
-    at."""
+    """(offers, what there is to train on, bases, why not, the button, the command): whenever the tab is
+    looked at."""
     who = policy.visitor(request)
     may, most = _rule(who).allowed, _rule(who).steps
-    choices = train_sets.choices(who)
-    kept = source if source in [value for _, value in choices] else f"set:{TOY}"
-    bases = base_choices()
-    there = base if base in [value for _, value in bases] else None
+    choices, bases = train_sets.choices(who), base_choices()
+    gone = source not in [value for _, value in choices]
+    other = base not in [value for _, value in bases]
     return (
-        gr.update(choices=choices, value=kept),
-        gr.update(choices=bases, value=there or (bases[0][1] if bases else None)),
-        gr.update(value=most) if most and (steps or 0) > most else gr.skip(),
+        typed.offer(
+            (source, f"set:{TOY}") if gone else None,
+            (base, bases[0][1] if bases else None) if other else None,
+            (steps, most) if most and (steps or 0) > most else None,
+        ),
+        gr.update(choices=choices),
+        gr.update(choices=bases),
         gr.update(visible=not may),
         gr.update(interactive=may),
         gr.skip() if may else gr.update(open=True),
@@ -431,13 +436,13 @@ def _run(name: str, source: str | None = None) -> dict[str, Any]:
 def look_at(
     begun: dict[str, Any] | None, chosen: str | None, request: gr.Request | None = None
 ) -> tuple[Any, Any, Any]:
-    """(the run to look at, what is trained on, the text of one's own), once a run has begun. A text that was
-    brought is a datastore by now, and is trained on again under its name."""
+    """(the run to look at, offers, what there is to train on), once a run has begun. A text that was brought
+    is a datastore by now, and is trained on again under its name."""
     name, source = ((begun or {}).get(key) for key in ("name", "source"))
     if not source:
-        return name or chosen, gr.skip(), gr.skip()
+        return name or chosen, typed.offer(), gr.skip()
     choices = train_sets.choices(policy.visitor(request))
-    return name, gr.update(choices=choices, value=source), gr.update(visible=False)
+    return name, typed.offer((OWN, source)), gr.update(choices=choices)
 
 
 def _begun(name: str) -> dict[str, Any]:

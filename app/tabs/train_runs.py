@@ -60,7 +60,7 @@ class Shown:
 
 def build() -> Shown:
     """Lay out the right half and wire what stays in it."""
-    chosen, compared, seen = gr.State(None), gr.State([]), gr.State({})
+    chosen, compared, seen, doomed = gr.State(None), gr.State([]), gr.State({}), gr.State(None)
     listing = RunList(None, elem_id="runs")
     facts = Facts(None, visible=False, elem_id="run-facts")
     with gr.Row(elem_classes="step-row", visible=False) as buttons:
@@ -94,8 +94,9 @@ def build() -> Shown:
     acted = {"inputs": shown.asked, "outputs": [*shown.all, told], **quiet}
     stop_button.click(stop, **acted)
     resume_button.click(resume, **acted)
-    delete_button.click(ask_to_delete, inputs=chosen, outputs=[sure, question], **quiet)
-    yes.click(delete, inputs=shown.asked, outputs=[*shown.all, told, sure], **quiet)
+    delete_button.click(ask_to_delete, inputs=chosen, outputs=[sure, question, doomed], **quiet)
+    # What the question names, whatever is chosen by the time it is answered.
+    yes.click(delete, inputs=[doomed, compared, seen], outputs=[*shown.all, told, sure], **quiet)
     no.click(lambda: gr.Row(visible=False), outputs=sure, queue=False, **quiet)
     return shown
 
@@ -144,7 +145,9 @@ def _all(
     now["saved"] = bool(info and checkpoints(info.folder))
     if now["saved"] and not seen.get("saved"):  # later it is what somebody chose
         values[_CHECKPOINT] = {**values[_CHECKPOINT], "value": _NEWEST}
-    return name or None, kept, now, *values
+    # An answer that comes late must not undo what was chosen meanwhile.
+    stays = [gr.skip() if old == new else new for old, new in ((chosen, name or None), (compared, kept))]
+    return *stays, now, *values
 
 
 def _parts(
@@ -222,7 +225,8 @@ def choose(
 ) -> tuple[Any, ...]:
     """(as `show`, the question, the line): another run is looked at."""
     info = find(_told(event, "name", str), policy.visitor(request))
-    return *_all(policy.visitor(request), info.name, compared, None), gr.update(visible=False), ""
+    _, *rest = _all(policy.visitor(request), info.name, compared, None)
+    return info.name, *rest, gr.update(visible=False), ""
 
 
 @shows_errors
@@ -232,9 +236,9 @@ def compare(chosen: str | None, event: gr.EventData, request: gr.Request | None 
     names = _told(event, "names", list)
     if len(names) > MOST_COMPARED:
         raise InputError(f"Up to {MOST_COMPARED} runs can be compared, got {len(names)}. Untick some.")
-    return _all(
-        who, chosen, [find(name if isinstance(name, str) else None, who).name for name in names], None
-    )
+    compared = [find(name if isinstance(name, str) else None, who).name for name in names]
+    first, _, *rest = _all(who, chosen, compared, None)
+    return first, compared, *rest
 
 
 def _told(event: Any, key: str, kind: type) -> Any:
@@ -274,13 +278,13 @@ def resume(
 
 
 @shows_errors
-def ask_to_delete(chosen: str | None, request: gr.Request | None = None) -> tuple[Any, Any]:
-    """(the row with the question, the question)."""
+def ask_to_delete(chosen: str | None, request: gr.Request | None = None) -> tuple[Any, Any, str]:
+    """(the row with the question, the question, the run that it is about)."""
     info = _changeable(chosen, permit(Action.MANAGE_RUN, request, counts=False))
     words = (
         f"Delete {owners.shown(info.name)} with its curves, samples and checkpoints? It cannot be got back."
     )
-    return gr.update(visible=True), {"text": words, "tone": "bad"}
+    return gr.update(visible=True), {"text": words, "tone": "bad"}, info.name
 
 
 @shows_errors
