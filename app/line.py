@@ -73,6 +73,11 @@ class Line:
             with self._moved:
                 self._took.append(time.monotonic() - started)
 
+    def is_wanted(self) -> bool:
+        """Whether others wait for whoever is being served."""
+        with self._moved:
+            return len(self._tickets) > 1
+
     def seconds(self, before: int) -> float:
         """About how long until it is the turn of somebody who has so many before."""
         with self._moved:

@@ -46,6 +46,8 @@ MEASUREMENTS_AT_ONCE = 1
 MAX_MEASURED_CHARACTERS = 300_000  # of one measurement; minutes of one core
 TASKS_KEPT = 50  # ended ones, for pages that were reloaded meanwhile
 MAX_IN_LINE = 24  # visitors who wait for the model; each holds one of the server's 40 threads
+ALONE_AT_MOST = 300.0  # seconds that a text is written on after its page has gone away
+ALONE_BEFORE_OTHERS = 20.0  # as before, while others wait: a page is loaded anew in less
 MAX_STOPS = 16  # strings that end a text
 
 

@@ -48,6 +48,14 @@ FORGOTTEN = (
     "The result that you looked at made room for newer ones. Your prompt and settings are here: press Run to "
     "have it again."
 )
+INTERRUPTED = (
+    "This server restarted while a text was being written, which is cut off. Your prompt and settings are "
+    "here: press Run to have it written again."
+)
+INTERRUPTED_SPACE = (
+    "This Space restarted while a text was being written, which is cut off; datastores that were made here "
+    "are gone. Your prompt and settings are here: press Run to have it written again."
+)
 LINKED = "This prompt came with the link: press Run."
 LINK_REFUSED = "The link asks for what is not here, left out: {names}."
 OWN_TEXT = "Read from a text of your own…"

@@ -61,10 +61,11 @@ def build_demo() -> gr.Blocks:
             lost = StatusLine("", elem_id="lost")
             dismiss = gr.Button("Dismiss", size="sm", min_width=0, elem_id="dismiss")
         remembered, seen = corpus.remember(), explore_result.remember_seen()
-        explored, making = explore_return.remember_settings(), train.remember()
+        explored, writing = explore_return.remember_settings(), explore_return.remember_writing()
+        making = train.remember()
         with gr.Tabs(selected="explore", elem_id="tabs") as tabs:
             with gr.Tab("Explore", id="explore") as explore_tab:
-                explorer = explore.build(seen)
+                explorer = explore.build(seen, writing)
             with gr.Tab("Compare", id="compare") as compare_tab:
                 comparison = compare.build()
             with gr.Tab("Corpus", id="corpus") as corpus_tab:
@@ -105,7 +106,7 @@ def build_demo() -> gr.Blocks:
         demo.load(None, js=(_HERE / "page.js").read_text(encoding="utf-8"), api_visibility="private")
         choices = [*read, library.chosen, explorer.base]
         demo.load(refresh, inputs=choices, outputs=[pill, *choices], **quiet)
-        explore_return.wire(demo, explorer, tabs, explored, lost, share)
+        explore_return.wire(demo, explorer, tabs, explored, writing, lost, share)
         for event in (demo.load, measuring.select):
             event(measure.refresh, inputs=measured.choices, outputs=measured.choices, **quiet)
         demo.load(compare.refresh, inputs=comparison.choices, outputs=comparison.choices, **quiet)

@@ -58,7 +58,7 @@ def test_a_browser_may_remember_anything(kept):
 
 def came_back(settings=None, seen=None):
     """(lens, what was lost, controls by name)"""
-    _, lens, _, _, lost, *controls = explore_return.come_back(settings, seen)
+    _, lens, _, _, lost, _, _, *controls = explore_return.come_back(settings, seen)
     return lens, lost, dict(zip(address.NAMES, controls, strict=True))
 
 
@@ -82,5 +82,5 @@ def test_a_link_goes_before_what_the_browser_remembers():
     class Asked:
         query_params = {"example": "4-ireland", "chunk": "1"}
 
-    _, lens, *_ = explore_return.come_back({"seed": 7}, {"trace": "gone", "server": "x"}, Asked())
+    _, lens, *_ = explore_return.come_back({"seed": 7}, {"trace": "gone", "server": "x"}, None, Asked())
     assert (lens["id"], lens["opened_at"]) == ("recorded-4-ireland", 0)

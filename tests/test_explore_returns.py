@@ -6,6 +6,7 @@ import struct
 import pytest
 from live_app import free_port, live_app
 from test_app_browser import BROWSER, PAYLOAD, browser  # noqa: F401
+from unhurried_app import SLOWLY
 
 from app import text
 
@@ -14,6 +15,10 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
 ]
 
+PROMPT = "The keeper of the lamp at Skerryvore wrote in his book that"
+WRITTEN = (
+    "n => Number(/writing · (\\d+) of/.exec(document.querySelector('.lens-stage').textContent)?.[1]) >= n"
+)
 SHOWN = "id => document.querySelector('.retro-lens')?.dataset.trace === id"
 
 
@@ -88,12 +93,52 @@ def test_a_result_comes_back_by_link_reload_and_restart_and_leaves_as_a_picture(
         assert page.locator("#task input:checked").get_attribute("value") == "read"
         assert not page.locator("#notice").is_visible()
 
+        # Loaded anew in the midst of writing: it goes on, before the same visitor's eyes, and can be stopped
+        page.get_by_text("Write on", exact=False).first.click()
+        page.locator("#prompt textarea").fill(PROMPT)
+        (tmp_path / "home" / SLOWLY).touch()
+        page.locator("#run").click()
+        page.wait_for_function(WRITTEN, arg=2, timeout=120_000)
+        before = page.locator(".lens-text").inner_text()[:60]
+        open_()
+        page.wait_for_function(WRITTEN, arg=4)
+        assert page.locator(".lens-text").inner_text().startswith(before)
+        page.wait_for_function("!document.querySelector('#stop').disabled")
+        assert page.locator("#run").is_disabled()
+        page.locator("#stop").click()
+        page.locator("#progress").get_by_text("Stopped after").wait_for()
+        assert page.locator("#run").is_enabled() and page.locator("#stop").is_disabled()
+        kept = page.locator(".retro-lens").get_attribute("data-trace")
+
+        # Ended while the page was away: it comes back with what there is
+        page.locator("#run").click()
+        page.wait_for_function(WRITTEN, arg=2)
+        page.goto("about:blank")
+        (tmp_path / "home" / SLOWLY).unlink()
+        page.wait_for_timeout(4000)
+        open_()
+        page.locator("#progress").get_by_text("Wrote").wait_for()
+        assert page.locator(".retro-lens").get_attribute("data-trace") != kept
+        assert page.locator("#run").is_enabled() and not page.locator("#notice").is_visible()
+
+        (tmp_path / "home" / SLOWLY).touch()
+        page.locator("#run").click()
+        page.wait_for_function(WRITTEN, arg=2)
+        page.goto("about:blank")
+
+    # A restart cuts it off: prompt, settings and what was written are there, and why it ends there
     with live_app(tmp_path / "home", port):
         open_()
-        page.locator("#notice").get_by_text("This server restarted").wait_for()
-        assert page.locator("#prompt textarea").input_value() == PAYLOAD
+        page.locator("#notice").get_by_text("restarted while a text was being written").wait_for()
+        page.locator(".lens-stage").get_by_text("cut off after").wait_for()
+        assert page.locator(".lens-text").inner_text().startswith(before)
+        assert page.locator("#prompt textarea").input_value() == PROMPT
+        assert page.locator("#run").is_enabled() and page.locator("#stop").is_disabled()
         page.locator("#dismiss").click()
         page.locator("#notice").wait_for(state="hidden")
+        open_()
+        page.wait_for_function(SHOWN, arg="recorded-1-population-2025")
+        assert page.locator("#lost").inner_text() == text.RESTARTED, "of what was looked at before; once"
     assert page.evaluate("window.__pwned") is None
     assert troubles == []
     context.close()

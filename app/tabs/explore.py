@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from app import lent, policy, services, settings, text, work
+from app import lent, ongoing, policy, services, settings, text, work
 from app.errors import shows_errors
 from app.live import LiveText
 from app.parts import StatusLine
@@ -38,12 +38,17 @@ class Explore:
     chose: Dependency  # the event of another model or datastore
     controls: dict[str, gr.components.Component]  # all that a run depends on, by name
     result: explore_result.Result
+    buttons: list[gr.Button]  # run, stop
     own: gr.Button  # leads to Corpus
     live: gr.Button  # leads to Compare
 
 
-def build(seen: gr.BrowserState) -> Explore:
-    """Lay out the tab, inside a `gr.Tab`, and wire it. seen: see `explore_result.Result`"""
+def build(seen: gr.BrowserState, running: gr.BrowserState) -> Explore:
+    """Lay out the tab, inside a `gr.Tab`, and wire it.
+
+    seen     see `explore_result.Result`
+    running  what the browser keeps of a text that is being written
+    """
     live = explore_result.build_first_example()
     with gr.Row(elem_classes="prompt-row", elem_id="prompt-row"):
         prompt = gr.Textbox(
@@ -106,13 +111,15 @@ def build(seen: gr.BrowserState) -> Explore:
         buttons=[run_button, stop_button],
         progress=progress,
         queue="model",
-        session=_session,
+        session=session_of,
         waiting="Waiting for the model…",
         meanwhile="Recorded examples need no waiting.",
+        running=running,
     )
     result.follow(ran)
+    buttons = [run_button, stop_button]
     for changed in explore_change.wire(
-        lens, shown, progress, [model, datastore], [run_button, stop_button], _session
+        lens, shown, progress, [model, datastore], buttons, session_of, running
     ):
         result.follow(changed)
     work.wire_stop(stop_button, stop, progress, "Stopping; what is written stays.")
@@ -131,7 +138,7 @@ def build(seen: gr.BrowserState) -> Explore:
         outputs=[progress, sampling["int8"], folded, base],
         **quiet,
     )
-    return Explore(model, datastore, base, chose, controls, result, own, live)
+    return Explore(model, datastore, base, chose, controls, result, buttons, own, live)
 
 
 def _settings() -> tuple[gr.Dropdown, gr.Dropdown, dict[str, gr.components.Component]]:
@@ -275,7 +282,7 @@ def run(
         raise InputError(
             "There is no datastore to look things up in. Make one in Corpus, or switch retrieval off."
         )
-    session = _session(request)
+    session = session_of(request)
     try:
         for told in _stages(info, retrieval):
             yield gr.skip(), told, gr.skip()
@@ -437,10 +444,10 @@ def _windows(trace: Trace) -> list[list[int]]:
     return [chunk["read"] for chunk in trace.data["chunks"]]
 
 
-def _session(request: gr.Request | None) -> str:
+def session_of(request: gr.Request | None) -> str:
     return (request.session_hash if request else None) or ""
 
 
 @shows_errors
 def stop(request: gr.Request | None = None) -> None:
-    services.request_stop(_session(request))
+    ongoing.stop(session_of(request))

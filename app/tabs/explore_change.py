@@ -74,10 +74,12 @@ def wire(
     chosen: list[gr.components.Component],
     buttons: list[gr.Button],
     session: Callable[[gr.Request | None], str],
+    running: gr.BrowserState,
 ) -> list[Any]:
     """Connect the lens's wishes to the model; the events after which another trace may be shown.
 
-    chosen  model and datastore, for reading a text again with what is here
+    chosen   model and datastore, for reading a text again with what is here
+    running  what the browser keeps of a text that is being written
     """
     wish = gr.State(None)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
@@ -94,6 +96,7 @@ def wire(
         queue="model",
         session=session,
         waiting="Waiting for the model…",
+        running=running,
     )
     restored = lens.restore(restore, outputs=[lens, progress, shown], queue=False, **quiet)
     return [done, restored]

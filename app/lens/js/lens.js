@@ -1,6 +1,7 @@
 // Wiring: a new value, a chosen chunk, a pointer, a key.
 
 function show(trace) {
+  if (trace && trace.interrupted) trace = cutOff || view.base;
   if (trace && trace.refused) { // an answer to a wish; what is shown stays
     Object.assign(view, { waiting: "", refused: trace.refused });
     drawNotice();
@@ -36,6 +37,33 @@ function show(trace) {
   else if (!continues) revealStart();
   return grown;
 }
+
+// ---- A text that a restart of the server cuts off: the server knows nothing of it then, so the browser keeps
+// it from one page to the next.
+
+const CUT_OFF = "retro-explore-cut-off";
+const cutOff = takeCutOff();
+
+function keepWhatIsWritten() {
+  const { base } = view;
+  if (root.getAttribute("aria-busy") !== "true" || !base || base.tokens.length <= base.prompt_tokens) return;
+  try {
+    localStorage.setItem(CUT_OFF, JSON.stringify(base));
+  } catch { /* no room, or not allowed */ }
+}
+
+function takeCutOff() {
+  try {
+    const kept = JSON.parse(localStorage.getItem(CUT_OFF));
+    localStorage.removeItem(CUT_OFF);
+    const words = "cut off after " + (kept.tokens.length - kept.prompt_tokens) + " tokens: the server restarted";
+    return { ...kept, status: { stage: "cut off", text: words } };
+  } catch { // not allowed, or there is none
+    return null;
+  }
+}
+
+addEventListener("pagehide", keepWhatIsWritten);
 
 // Running: the chunk at work. Finished: the one that a link names, or where retrieval mattered most.
 function bestChunk(trace) {

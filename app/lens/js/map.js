@@ -76,6 +76,7 @@ function emptyMap(chunk) {
   if (!chunk) return "No retrieval yet: the first chunk has nothing to ask with.";
   if (!chunk.neighbours.length) return "No neighbours, hence no cross-attention.";
   if (!rangeLength(chunk.read)) return "Nothing has read these neighbours yet.";
+  if (view.trace.status && view.trace.status.stage === "cut off") return "Nothing was measured before the text was cut off.";
   return view.trace.status && view.trace.status.stage !== "done" ? "Measured when the text is finished." : "This trace holds no attention for this chunk.";
 }
 

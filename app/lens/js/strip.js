@@ -129,7 +129,7 @@ function facts({ model, datastore, retrieval, sampling = {}, tokens, prompt_toke
 function drawStage() {
   const { trace } = view;
   const status = trace.status;
-  const running = status && !["done", "stopped"].includes(status.stage);
+  const running = status && !["done", "stopped", "cut off"].includes(status.stage);
   part("title").textContent = display(trace.title || (running ? "Your prompt" : "Your prompt, continued"));
   part("intro").hidden = !String(trace.id).startsWith("recorded-");
   part("intro").textContent = trace.retrieval ? "This model looked things up while it wrote. Hover any word." : "Hover any word.";
