@@ -1,4 +1,21 @@
-// What all components of ours are made with: elements of text only, text that hides nothing, answers.
+// What all components of ours are made with: their value, elements of text only, text that hides nothing, answers.
+
+// What is drawn: it comes as one JSON text, see `Drawn` in app/parts/__init__.py. null where there is nothing. A
+// script of the page may set a value as it is.
+let lastGiven = { from: undefined, value: null };
+function given() {
+  const from = props.value;
+  if (lastGiven.from === from) return lastGiven.value;
+  lastGiven = { from, value: null };
+  const unreadable = element.querySelector(":scope > .unreadable");
+  try {
+    lastGiven.value = (typeof from === "string" && from ? JSON.parse(from) : from) || null;
+    unreadable?.remove();
+  } catch (error) {
+    if (!unreadable) element.prepend(make("p", "unreadable", "What came from the server cannot be read. Reload the page."));
+  }
+  return lastGiven.value;
+}
 
 // make("span", "class", "text or children…"): text becomes text nodes, never markup.
 function make(tag, className, ...children) {

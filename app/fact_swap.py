@@ -1,7 +1,6 @@
 """The first example: the same prompt, written on from two datastores, as the value that `FactSwap` draws.
 
-{"lead": text, "sides": [{"id", "edition", "given", "written": parts, "source", "read": parts}]}, and with it
-"views": JSON of {id: what the lens draws} of the two
+{"lead": text, "sides": [{"id", "edition", "given", "written": parts, "source", "read": parts}]}
 
 parts: [[text, marks]] as in `side_by_side`.
 """

@@ -50,6 +50,7 @@ def build_demo() -> gr.Blocks:
         title=text.TITLE, fill_width=True, delete_cache=settings.CACHE_SWEPT, analytics_enabled=False
     ) as demo:
         api.build()
+        nowhere = gr.HTML(visible=False)
         with gr.Row(elem_id="header"):
             gr.Markdown(f"# {text.TITLE}\n{text.TAGLINE}", elem_id="wordmark")
             pill = StatusLine(status(paths.DEMO_MODEL, services.default_datastore()), elem_id="pill")
@@ -113,8 +114,21 @@ def build_demo() -> gr.Blocks:
         tick = gr.Timer(3)
         for event in (tick.tick, explorer.chose.then):
             event(show_status, inputs=read, outputs=[pill, tick], concurrency_limit=None, **quiet)
+    _show_no_progress(demo, nowhere)
     demo.queue(max_size=32, default_concurrency_limit=4, api_open=False)
     return demo
+
+
+def _show_no_progress(demo: gr.Blocks, nowhere: gr.HTML) -> None:
+    """Progress that is hidden is hidden in one place.
+
+    Gradio tells each state of each event (waiting, begun, done) to all components that any event has had for
+    its outputs so far. It searches the page's whole tree for each of them, and copies all that is in it: on a
+    page of this size half a second of work for a click, and two while the page comes up.
+    """
+    for event in demo.fns.values():
+        if event.show_progress == "hidden":
+            event.show_progress_on = [nowhere]
 
 
 def _to_tab(tab: str, then: str) -> str:

@@ -216,7 +216,7 @@ function card(item, windows) {
 // ---- all of it
 
 function show() {
-  const value = props.value;
+  const value = given();
   if (!value || !Array.isArray(value.settings) || !value.settings.length) {
     const words = value && value.busy ? "Reading…" : "Nothing to show yet: give a text, choose ways to read it and press Compare.";
     holder.replaceChildren(make("p", "compare-empty", words));

@@ -76,7 +76,7 @@ function column(item, number, value) {
 }
 
 function show() {
-  const value = props.value;
+  const value = given();
   if (!value || !Array.isArray(value.columns)) {
     holder.replaceChildren(make("p", "compare-empty", "Nothing to show yet: choose an example, or write a prompt and press Run."));
     return;

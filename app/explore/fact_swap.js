@@ -30,10 +30,9 @@ function choose(id) {
 }
 
 function show() {
-  const value = props.value;
+  const value = given();
   holder.replaceChildren();
   if (!value) return;
-  window.retroAtHand = JSON.parse(value.views); // what the buttons of these two examples draw without asking the server
   const fold = make("details", "", make("summary", "swap-lead", value.lead), make("div", "swap-sides", ...value.sides.map(side)));
   fold.open = true;
   holder.append(fold);

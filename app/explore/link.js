@@ -1,4 +1,4 @@
-(view, ...values) => {
+(...values) => {
   // The address of what is seen: a recorded example and its chunk, or the prompt with all settings that are
   // not the usual ones; on other tabs the tab. What an address may say: app/address.py.
   const names = {names};
@@ -6,7 +6,7 @@
   const LONGEST = 4000; // of a prompt in an address
   const seen = new URLSearchParams();
   const tab = document.querySelector("#tabs > .tab-wrapper [role=tab][aria-selected=true]")?.textContent.trim().toLowerCase() || "explore";
-  const recorded = /^recorded-(.+)$/.exec(view?.id || "");
+  const recorded = /^recorded-(.+)$/.exec(document.querySelector(".retro-lens")?.dataset.trace || "");
   if (tab !== "explore") seen.set("tab", tab);
   else if (recorded) {
     seen.set("example", recorded[1]);

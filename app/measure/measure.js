@@ -320,11 +320,11 @@ function wideCards(probe, words) {
 }
 
 function show() {
-  const value = props.value && props.value.shown;
-  const other = beside(props.value && props.value.beside);
+  const value = given()?.shown;
+  const other = beside(given()?.beside);
   figures = [];
   if (!value) {
-    holder.replaceChildren(...(other ? [other] : []), note((props.value && props.value.empty) || "Nothing was measured yet. Press Measure.", "measure-empty"));
+    holder.replaceChildren(...(other ? [other] : []), note(given()?.empty || "Nothing was measured yet. Press Measure.", "measure-empty"));
     return;
   }
   if (chosen.id !== value.id) Object.assign(chosen, { id: value.id, probe: 0, alpha: null });

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import orjson
 
 from app import owners, policy
 from app.scripts import script
@@ -12,16 +13,41 @@ _HERE = Path(__file__).parent
 STYLE = _HERE / "parts.css"
 
 
-class Part(gr.HTML):
+class Drawn(gr.HTML):
+    """A component that a script of ours draws. Its value travels as one JSON text, which the script parses:
+    `given()` in elements.js.
+
+    Of a value that is no text, Gradio's front end watches, copies and compares every single number, several
+    times for each event of the page: a trace of a few hundred kilobytes took most of a second to be drawn.
+    """
+
+    def postprocess(self, value: Any) -> str | None:
+        return None if value is None else self.text(value)
+
+    @staticmethod
+    def text(value: Any) -> str:
+        return orjson.dumps(value).decode()
+
+
+class Part(Drawn):
     """Where strangers share the server, names in it are shown without whose they are."""
 
     def postprocess(self, value: Any) -> Any:
-        shared = policy.mode() is policy.Mode.PUBLIC
-        return super().postprocess(owners.shown_in(value) if shared else value)
+        return super().postprocess(_shown(value))
+
+
+def _shown(value: Any) -> Any:
+    return owners.shown_in(value) if policy.mode() is policy.Mode.PUBLIC else value
 
 
 class StatusLine(Part):
-    """A line: {"text": str, "fraction": 0..1 or None, "tone": "idle", "busy", "good" or "bad"}, or a text."""
+    """A line: {"text": str, "fraction": 0..1 or None, "tone": "idle", "busy", "good" or "bad"}, or a text.
+
+    It is small, and scripts of the page set it too: it travels as it is.
+    """
+
+    def postprocess(self, value: Any) -> Any:
+        return _shown(value)
 
     def __init__(self, value: dict[str, Any] | str = "", **kwargs: Any):
         super().__init__(

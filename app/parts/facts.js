@@ -21,7 +21,7 @@ function command(text) {
 }
 
 function show() {
-  const value = props.value || {};
+  const value = given() || {};
   const facts = (value.facts || []).map(([name, text]) => make("div", "", make("dt", "", name), make("dd", "", text)));
   holder.replaceChildren();
   if (value.title) holder.append(make("h4", "", value.title));

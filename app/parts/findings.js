@@ -25,7 +25,7 @@ function finding(row, rank) {
 }
 
 function show() {
-  const value = props.value;
+  const value = given();
   holder.replaceChildren();
   if (!value) {
     holder.append(make("p", "findings-empty", "Chunks that the model would read stand here, nearest first, each with what follows it in its document."));

@@ -2,7 +2,7 @@
 const holder = element.querySelector(".legend");
 
 function show() {
-  const value = props.value || {};
+  const value = given() || {};
   holder.replaceChildren();
   if (value.badge) holder.append(make("p", "legend-badge", value.badge));
   const items = (value.items || []).map((item) => {

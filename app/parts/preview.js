@@ -2,7 +2,7 @@
 const holder = element.querySelector(".chunk-preview");
 
 function show() {
-  const value = props.value;
+  const value = given();
   holder.replaceChildren();
   if (!value || !value.documents) {
     holder.append(make("p", "preview-empty", "Paste a text or choose files: the borders of the chunks are drawn here before anything is indexed."));

@@ -3,7 +3,7 @@ buttons that save, draw, list and open."""
 
 import json
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from gradio.events import Dependency
 from app import address, explore, fact_swap, owners, policy, services, tables, text
 from app.errors import shows_errors
 from app.lens import RetroLens
-from app.parts import StatusLine
+from app.parts import Drawn, StatusLine
 from app.policy import Action, permit
 from app.tabs import explore_change_here
 from indexing import paths
 from indexing.errors import InputError, RetroError, TraceError
 
-_FROM_PAGE = "() => window.retroAtHand?.[%s] ?? { __type__: 'update' }"  # see fact_swap.js
+# Drawn by the page itself, see recorded.js: (lens, progress).
+_FROM_PAGE = "async () => [(await window.retroRecorded?.(%s)) ?? { __type__: 'update' }, '']"
 
 
 @dataclass
@@ -57,9 +58,6 @@ def remember_seen() -> gr.BrowserState:
 def build_first_example() -> gr.Button:
     """Lay out the first thing that a newcomer sees; its button leads to the same, run now."""
     pair = fact_swap.view({name: services.trace(name) for name in services.recorded()})
-    if pair:  # both are in the page, as the first thing that anybody does is to go from one to the other
-        views = {side["id"]: services.view(side["id"]) for side in pair["sides"]}
-        pair["views"] = json.dumps(views)  # values that are no text Gradio copies and watches piece by piece
     with gr.Column(elem_id="first-example", visible=bool(pair)):
         explore.FactSwap(pair, elem_id="fact-swap")
         return gr.Button(text.SWAP_LIVE, size="sm", min_width=0, elem_id="swap-live")
@@ -68,10 +66,13 @@ def build_first_example() -> gr.Button:
 def build(progress: StatusLine, seen: gr.BrowserState) -> Result:
     """Lay out the lens with what stands above it, and wire all but what makes a trace."""
     recorded = services.recorded()
+    pair = fact_swap.view({name: services.trace(name) for name in recorded})
+    # The first thing that anybody does is to go to the other one of the pair.
+    first = {side["id"]: _as_text(side["id"]) for side in pair["sides"]} if pair else {}
     shown = gr.State(recorded[0] if recorded else None)
     given = gr.JSON(visible=False)
     with gr.Row(elem_classes="chips", elem_id="recorded"):
-        gr.HTML("<span>Recorded examples</span>", apply_default_css=False, elem_classes="chips-label")
+        explore.Recorded(first, fetch=recorded_examples, elem_classes="chips-label")
         chips = [
             gr.Button(name, size="sm", min_width=0, elem_classes="chip", elem_id=trace_id)
             for trace_id, name in recorded_names(recorded).items()
@@ -98,17 +99,12 @@ def build(progress: StatusLine, seen: gr.BrowserState) -> Result:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     result = Result(lens, progress, shown, seen, link)
     drawn = [lens, progress, shown]
-    pair = fact_swap.view({name: services.trace(name) for name in recorded})
-    at_hand = {side["id"] for side in pair["sides"]} if pair else set()
     opened = open_.upload(open_trace, inputs=open_, outputs=drawn, **quiet)
     result.follow(opened)
     for trace_id, chip in zip(recorded, chips, strict=True):
-        if trace_id in at_hand:
-            chip.click(None, outputs=lens, js=_FROM_PAGE % json.dumps(trace_id), api_visibility="private")
-            done = chip.click(partial(point_to, trace_id), outputs=[progress, shown], queue=False, **quiet)
-        else:
-            done = chip.click(partial(show_trace, trace_id), outputs=drawn, queue=False, **quiet)
-        result.follow(done)
+        from_page = _FROM_PAGE % json.dumps(trace_id)
+        chip.click(None, outputs=[lens, progress], js=from_page, api_visibility="private")
+        chip.click(partial(point_to, trace_id), outputs=[shown, seen], queue=False, **quiet)
     for button, make in ((save, save_trace), (tokens, token_table), (neighbours, neighbour_table)):
         button.click(make, inputs=shown, outputs=given, **quiet).success(
             None, inputs=given, js=explore.SAVE.read_text(encoding="utf-8"), api_visibility="private"
@@ -155,14 +151,19 @@ def open_trace(path: str, request: gr.Request | None = None) -> tuple[Any, Any, 
 
 
 @shows_errors
-def show_trace(trace_id: str, request: gr.Request | None = None) -> tuple[Any, Any, Any]:
-    return services.view(trace_id, policy.visitor(request)), "", trace_id
+def point_to(trace_id: str) -> tuple[str, dict[str, str]]:
+    """(shown, what the browser remembers of it), where the page has drawn the trace by itself."""
+    return trace_id, remember(trace_id)
 
 
-@shows_errors
-def point_to(trace_id: str) -> tuple[Any, Any]:
-    """As `show_trace`, where the page draws the trace by itself."""
-    return "", trace_id
+def recorded_examples() -> dict[str, str]:
+    """{id: what the lens draws, as JSON text}"""
+    return {trace_id: _as_text(trace_id) for trace_id in services.recorded()}
+
+
+@cache
+def _as_text(trace_id: str) -> str:
+    return Drawn.text(services.view(trace_id))
 
 
 # ------------------------------------------------------------------------------------------- leaving

@@ -93,7 +93,7 @@ def wire(
     for button in (share, result.link):
         button.click(
             None,
-            inputs=[result.lens, *controls.values()],
+            inputs=[*controls.values()],
             outputs=result.progress,
             js=js,
             api_visibility="private",

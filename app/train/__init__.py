@@ -10,13 +10,14 @@ from typing import Any
 import gradio as gr
 
 from app import lens
+from app.parts import Drawn
 from app.scripts import script
 
 _HERE = Path(__file__).parent
 STYLE = _HERE / "train.css"
 
 
-class RunList(gr.HTML):
+class RunList(Drawn):
     """Runs to choose from, and to compare: see `train_runs.listed` for the value.
 
     Its event `choose` brings {"name"}, `compare` {"names"}, both from the browser and so perhaps anything.
@@ -32,7 +33,7 @@ class RunList(gr.HTML):
         )
 
 
-class Curves(gr.HTML):
+class Curves(Drawn):
     """Loss, gain, write strength and speed of some runs: see `train_curves.drawn` for the value. Smoothing,
     axis and zoom are the browser's, so that new numbers leave them as they are."""
 
@@ -46,7 +47,7 @@ class Curves(gr.HTML):
         )
 
 
-class Samples(gr.HTML):
+class Samples(Drawn):
     """The same held-out texts at each evaluation, behind a slider: {"run", "steps", "empty"}.
 
     fetch  asked by the page for one step with {"run", "step"}, which may be anything, and the request;

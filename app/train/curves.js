@@ -84,7 +84,7 @@ function exact(value, panel) {
 }
 
 function runs() {
-  return (props.value?.runs || []).filter((run) => /^#[0-9a-f]{6}$/.test(run.colour));
+  return (given()?.runs || []).filter((run) => /^#[0-9a-f]{6}$/.test(run.colour));
 }
 
 function wholeRange() {
@@ -322,7 +322,7 @@ function tabulate() {
 }
 
 function show() {
-  const value = props.value || {};
+  const value = given() || {};
   const all = runs();
   empty.textContent = all.length ? "" : value.empty || "";
   empty.hidden = !empty.textContent;

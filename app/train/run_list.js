@@ -37,7 +37,7 @@ function row(run, value) {
 }
 
 function show() {
-  const value = props.value || { runs: [] };
+  const value = given() || { runs: [] };
   const active = element.contains(document.activeElement) ? document.activeElement : null;
   const focused = active?.dataset.run ?? active?.getAttribute("aria-label");
   marked.clear();

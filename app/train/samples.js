@@ -25,11 +25,11 @@ function stop() {
 }
 play.addEventListener("click", () => {
   if (timer) return stop();
-  const last = (props.value?.steps || []).length - 1;
+  const last = (given()?.steps || []).length - 1;
   go(state.place >= last ? 0 : state.place + 1);
   play.textContent = "❚❚ Pause";
   timer = setInterval(() => {
-    if (state.place >= (props.value?.steps || []).length - 1) return stop();
+    if (state.place >= (given()?.steps || []).length - 1) return stop();
     go(state.place + 1);
   }, 900);
 });
@@ -77,7 +77,7 @@ function card(sample) {
 }
 
 async function go(place) {
-  const steps = props.value?.steps || [];
+  const steps = given()?.steps || [];
   if (!steps.length) return;
   state.place = Math.max(0, Math.min(place, steps.length - 1));
   state.newest = state.place === steps.length - 1;
@@ -99,7 +99,7 @@ async function go(place) {
 }
 
 function show() {
-  const value = props.value || {};
+  const value = given() || {};
   const steps = value.steps || [];
   if (value.run !== state.run || steps.length < state.place) {
     kept.clear();

@@ -353,11 +353,11 @@ part("row-scale").addEventListener("change", () => {
   repaint();
 });
 part("raw").addEventListener("toggle", () => view.trace && drawRaw());
-new ResizeObserver(() => view.trace && drawMap()).observe(part("canvas"));
+new ResizeObserver(() => view.trace && part("canvas").clientWidth !== box?.width && drawMap()).observe(part("canvas"));
 new MutationObserver(() => view.trace && drawMap()).observe(document.body, { attributeFilter: ["class"] });
 
-watch("value", () => show(props.value));
-show(props.value);
+watch("value", () => show(given()));
+show(given());
 // With another font or width the lines break elsewhere.
 const revealAgain = () => view.trace && !view.chosen && !part("text").matches(":hover") && revealStart();
 document.fonts.addEventListener("loadingdone", revealAgain);
