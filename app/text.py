@@ -221,7 +221,7 @@ SWAPS = [
 
 @dataclass(frozen=True)
 class SameText:
-    """A text to be read in several ways. edit: a neighbour typed by hand"""
+    """A text to be read in several ways; the first is the recorded one. edit: a neighbour typed by hand"""
 
     label: str
     beginning: str
@@ -237,14 +237,6 @@ _GHANA = (
 )
 SAME_TEXTS = [
     SameText(
-        "One fact, two editions",
-        _SWAPPED,
-        " total: 35,336,133 (2025 est.); male: 17,278,776; female: 18,057,357",
-        "factbook-2025",
-        "factbook-2015",
-        _GHANA,
-    ),
-    SameText(
         "A page about Ghana",
         "",
         f"{_GHANA}\nEthnic groups: Akan 45.7%, Mole-Dagbani 18.5%, Ewe 12.8%, Ga-Dangme 7.1%, Gurma 6.4%, "
@@ -259,7 +251,16 @@ SAME_TEXTS = [
         "68.4 years; female: 71.8 years",
         "factbook-2025",
         "factbook-2015",
-        _GHANA,
+        "Ghana — People and Society\nReligions: Christian 71.3% (Pentecostal/Charismatic 31.6%, Protestant "
+        "17.4%, Catholic 10%, other 12.3%), Muslim 19.9%, traditionalist 3.2%, other 4.5%",
+    ),
+    SameText(
+        "One fact, two editions",
+        _SWAPPED,
+        " total: 35,336,133 (2025 est.); male: 17,278,776; female: 18,057,357",
+        "factbook-2025",
+        "factbook-2015",
+        "Ghana — People and Society\nPopulation: total: 12,345,678 (2025 est.)",  # not true: is it believed?
     ),
 ]
 
@@ -328,9 +329,10 @@ NO_SAMPLES = "Samples appear with the first evaluation on held-out texts."
 TICK_ANOTHER = "Tick another run to draw both."
 RECORDED_RUN = "A recorded example: the toy, as it trained here. Your own runs take its place."
 WHAT_IT_WRITES = (
-    "**What it writes** · the same held-out texts at each evaluation. Move the slider through the training. "
-    "Orange: expected more with neighbours; blue: less."
+    "**What it writes** · the same held-out texts at each evaluation. Move the slider through the training: "
+    "words that are new are dotted. Orange: expected more with neighbours; blue: less."
 )
+SAMPLE_SHOWN = "A held-out text, as the run read it at this step. The tab Train leads back to the others."
 LEARNED_TO_READ = (
     "It has learned to use what it reads: held-out texts cost {gain:.2f} nats per token less with neighbours."
 )

@@ -54,7 +54,7 @@ def check_name(name: str) -> str:
 
 def slug(text: str) -> str:
     """The nearest valid name to `text`, for suggestions: 'My Notes!.txt' -> 'my-notes-.txt'."""
-    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._").replace("..", ".")
+    name = re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-._").replace("..", ".")
     return name[:64] or "corpus"
 
 

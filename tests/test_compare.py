@@ -280,7 +280,10 @@ def test_what_was_recorded_can_be_drawn_before_a_model_is_loaded(bundled):
     for old, new in zip(written["columns"], now["columns"], strict=True):
         whole, begun = ("".join(words for words, _ in one["text"]) for one in (old, new))
         assert whole.startswith(begun)
-    assert len(scored["settings"]) >= 4
+    shown = [one["name"].partition(", ")[2] or one["name"] for one in scored["settings"]]
+    wanted = [text.LOOKED_INTO.get(form, form) for form in compare.READ_AT_FIRST]
+    assert list(dict.fromkeys(shown)) == ["no retrieval", *wanted[1:-1], "my edit"]
+    assert all(one["ci95"] for one in scored["settings"])
 
 
 def test_choices_that_are_gone_are_replaced_and_others_left_alone():

@@ -85,12 +85,29 @@ def test_hostile_documents_are_shown_as_they_are(server, browser, open_page, mon
     page.locator("#same-beginning textarea").fill("")
     page.locator("#same-scored textarea").fill(PAYLOAD * 2)
     page.locator("#same-run").click()
-    wait_for(page, "#same-progress", "Read 7 of 7")
+    wait_for(page, "#same-progress", "Read 10 of 10")
     assert page.locator(".same-tokens").text_content() == PAYLOAD * 2
     assert PAYLOADS[0] in page.locator(".same-neighbours").text_content()
     page.locator(".same-tokens").focus()
     page.keyboard.press("ArrowRight")
     assert "nats" in page.locator(".same-tip").inner_text()
+
+
+def test_the_recorded_reading_shows_intervals_and_what_each_two_read_in_common(open_page):  # noqa: F811
+    page = open_page()
+    open_compare(page, "Same text, other reading")
+    names = page.locator(".same-name").all_inner_texts()
+    assert names[0] == "no retrieval" and names[-1] == "my edit" and len(names) == 10
+    assert page.locator(".same-bar em").count() == 10
+    assert page.locator(".same-row", has_text="factbook-2025, by words").locator(".same-better").count() == 1
+    cell = page.get_by_role("button", name="neighbours of factbook-2025, by meaning (dense) are also read by")
+    cell.filter(has_text="of").nth(1).focus()  # with the same datastore's BM25
+    page.keyboard.press("Enter")
+    assert page.locator(".same-overlaps [aria-pressed=true]").evaluate(
+        "node => node === document.activeElement"
+    )
+    assert page.locator(".same-pair select").nth(1).evaluate("n => n.selectedOptions[0].text") == names[3]
+    assert page.locator(".same-neighbours section").first.inner_text().startswith("In common · 2")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

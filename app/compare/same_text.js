@@ -1,6 +1,7 @@
 // value: see app/same_text.py. Bars, one for each setting; then two of them, chosen, token by token.
 const holder = element.querySelector(".same-text");
 const APART = 0.5; // nats from which a token is painted
+const CLEAR = 0.05; // bits per byte from which a bar is coloured
 const chosen = { id: null, left: 0, right: 1, token: null, picked: false };
 
 function span(interval, write) {
@@ -17,12 +18,11 @@ function bits(value) {
 function bars(value) {
   const first = value.settings[0];
   const largest = Math.max(...value.settings.map((one) => (one.ci95 ? one.ci95[1] : one.bpb)), 1e-6) * 1.04;
-  const best = value.settings.reduce((a, b) => (b.bpb < a.bpb ? b : a), first);
   const sameTokens = value.groups.length === 1;
   const table = make("div", "same-bars");
   table.setAttribute("role", "list");
   for (const one of value.settings) {
-    const fill = make("i", one === best ? "same-best" : "");
+    const fill = make("i", side(one));
     fill.style.width = (one.bpb / largest) * 100 + "%";
     const bar = make("span", "same-bar", fill);
     if (one.ci95) {
@@ -44,6 +44,21 @@ function bars(value) {
     table.append(row);
   }
   return table;
+}
+
+// Whether it expected the text better or worse than the first, or it may be chance.
+function side(one) {
+  if (!one.less || Math.abs(one.less.value) < CLEAR) return "";
+  const [low, high] = one.less.ci95 || [one.less.value, one.less.value];
+  return high < 0 ? "same-better" : low > 0 ? "same-worse" : "";
+}
+
+function sides(value) {
+  const marked = value.settings.map(side);
+  if (!marked.some(Boolean)) return [];
+  const first = value.settings[0].name;
+  const keys = [["same-better", "better than with “" + display(first) + "”"], ["same-worse", "worse"], ["", "no different, or it may be chance"]];
+  return [make("p", "compare-note", ...keys.filter(([name]) => marked.includes(name)).map(([name, words]) => make("span", "same-key same-side " + name, words)))];
 }
 
 function scale(value) {
@@ -188,6 +203,36 @@ function readers(setting) {
   return found;
 }
 
+// How many neighbours each two ways to read have in common; a click compares the two.
+function overlaps(value) {
+  const reading = value.settings.map((one, i) => [i, one, readers(one)]).filter(([, , found]) => found.size);
+  if (reading.length < 3) return [];
+  const names = reading.map(([, one]) => display(one.name));
+  const body = reading.map(([i, , mine], row) => {
+    const cells = reading.map(([j, , theirs]) => {
+      const cell = make("td", "");
+      if (i === j) return cell;
+      const common = [...mine.keys()].filter((key) => theirs.has(key)).length;
+      const pick = make("button", "", common + " of " + mine.size);
+      pick.type = "button";
+      pick.style.setProperty("--share", String(common / mine.size));
+      pick.setAttribute("aria-pressed", String(chosen.left === i && chosen.right === j));
+      pick.setAttribute("aria-label", common + " of the " + mine.size + " neighbours of " + display(value.settings[i].name) + " are also read by " + display(value.settings[j].name) + ": compare the two");
+      pick.addEventListener("click", () => {
+        Object.assign(chosen, { left: i, right: j, picked: true, token: null });
+        show();
+        holder.querySelector(".same-overlaps [aria-pressed=true]").focus();
+      });
+      cell.append(pick);
+      return cell;
+    });
+    return make("tr", "", make("th", "", names[row]), ...cells);
+  });
+  const head = make("tr", "", make("th", "", "of those of …"), ...names.map((name) => make("th", "", "also read by " + name)));
+  const grid = scrolls("neighbours in common", make("div", "same-table same-overlaps", make("table", "", make("thead", "", head), make("tbody", "", ...body))));
+  return [make("h4", "", "Neighbours in common", make("span", "compare-by", "of each two ways to read; a click compares the two")), grid];
+}
+
 function neighbours(value) {
   const left = value.settings[chosen.left], right = value.settings[chosen.right];
   const [inLeft, inRight] = [readers(left), readers(right)];
@@ -196,8 +241,10 @@ function neighbours(value) {
     ["In common", both, inLeft],
     ["Only " + display(left.name), [...inLeft.keys()].filter((key) => !inRight.has(key)), inLeft],
     ["Only " + display(right.name), [...inRight.keys()].filter((key) => !inLeft.has(key)), inRight],
-  ];
+  ].filter(([, keys], i) => keys.length || (i === 0 && inLeft.size && inRight.size));
   const box = make("div", "same-neighbours");
+  box.style.setProperty("--columns", String(lists.length));
+  if (!lists.length) box.append(make("p", "compare-none", "Neither of the two reads anything."));
   for (const [title, keys, where] of lists) {
     const list = scrolls(title, make("section", "", make("h5", "", title + " · " + keys.length)));
     if (!keys.length) list.append(make("p", "compare-none", "none"));
@@ -218,7 +265,7 @@ function card(item, windows) {
 function show() {
   const value = given();
   if (!value || !Array.isArray(value.settings) || !value.settings.length) {
-    const words = value && value.busy ? "Reading…" : "Nothing to show yet: give a text, choose ways to read it and press Compare.";
+    const words = value && value.busy ? "Reading…" : "Nothing to show yet: give a text, choose ways to read it and press Read.";
     holder.replaceChildren(make("p", "compare-empty", words));
     return;
   }
@@ -227,11 +274,11 @@ function show() {
   if (value.title) nodes.push(make("p", "compare-title", display(value.title)));
   if (value.headline) nodes.push(make("p", "compare-headline", display(value.headline)));
   const head = make("h4", "", "How well the model expected this text", make("span", "compare-by", scale(value)));
-  nodes.push(head, bars(value), ...value.notes.map((note) => make("p", "compare-note", display(note))));
+  nodes.push(head, bars(value), ...sides(value), ...value.notes.map((note) => make("p", "compare-note", display(note))));
   if (value.settings.length > 1) {
     const pair = make("div", "same-pair", selector("Compare", "left", value), selector("with", "right", value));
     nodes.push(make("h4", "", "Token by token"), pair, ...tokens(value));
-    nodes.push(make("h4", "", "What the two read"), neighbours(value));
+    nodes.push(make("h4", "", "What the two read"), neighbours(value), ...overlaps(value));
   }
   holder.replaceChildren(...nodes);
 }

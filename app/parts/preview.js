@@ -1,6 +1,14 @@
 // value: {summary, lengths: [[label, count]], notes: [text], documents: [{title, note, chunks: [{text, tokens, number}]}], rest}
 const holder = element.querySelector(".chunk-preview");
 
+// Folded, so that the text itself is seen first: [what and how many, "– one of them"…] as one line and a list.
+function notes(lines) {
+  const kinds = lines.filter((line) => !line.startsWith("– "));
+  const details = make("details", "preview-notes", make("summary", "", kinds.map((line) => display(line.replace(/[.:]$/, ""))).join(" · ")));
+  for (const line of lines) details.append(make("p", line.startsWith("– ") ? "preview-note" : "preview-kind", display(line)));
+  return details;
+}
+
 function show() {
   const value = given();
   holder.replaceChildren();
@@ -18,7 +26,7 @@ function show() {
     });
     holder.append(make("p", "preview-rest", "How long the documents are:"), make("dl", "preview-lengths", ...bars));
   }
-  for (const note of value.notes || []) holder.append(make("p", "preview-rest", display(note)));
+  if (value.notes?.length) holder.append(notes(value.notes));
   for (const item of value.documents) {
     const text = make("div", "preview-text");
     for (const chunk of item.chunks) {

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Values of choices that are no datastore or model: no name has a colon.
 OFF, NONE = ":off", ":none"
 OFF_FORM, EDIT_FORM = "off", "edit"
-READ_AT_FIRST = [OFF_FORM, "dense", "bm25", "random"]
+READ_AT_FIRST = [OFF_FORM, "dense", "bm25", "hybrid-rrf", "random", EDIT_FORM]
 WRITTEN_AT_FIRST = 32  # tokens: a fact is short
 _CLICK = "() => document.querySelector('{}').click()"
 

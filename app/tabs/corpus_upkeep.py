@@ -77,7 +77,7 @@ def add(
         yield from corpus_make.loading_embedder()
         told = yield from corpus_make.followed(append(name, added, services.embedder_of(name)))
         yield from corpus_make.make_searchable(name, None)
-        yield {"text": " ".join([told, *report.sentences(examples=0)]), "tone": "good"}
+        yield {"text": " ".join([told, *report.sentences(examples=2)]), "tone": "good"}
 
     for shown, now in _followed(known, "append", name, work, who):
         done = now.state == tasks.DONE
