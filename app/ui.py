@@ -96,6 +96,14 @@ def build_demo() -> gr.Blocks:
             outputs=[tabs, *read, trained.told],
             **quiet,
         )
+        explorer.result.follow(
+            trained.samples.see(
+                train_runs.see_sample,
+                outputs=[tabs, explorer.result.lens, explorer.result.progress, explorer.result.shown],
+                js=_TO_TOP,
+                **quiet,
+            )
+        )
         for elsewhere in (explore_tab, compare_tab, corpus_tab, measuring, learning):
             elsewhere.select(lambda: gr.Timer(active=False), outputs=trained.tick, queue=False, **quiet)
         result = explorer.result

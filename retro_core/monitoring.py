@@ -1,6 +1,7 @@
 """What a run tells while it trains: events and where they are written, speed, samples, what CCA writes."""
 
 import dataclasses
+import gzip
 import json
 import math
 import time
@@ -16,13 +17,16 @@ from torch import Tensor, nn
 
 from indexing.errors import TrainingError
 from indexing.files import write_bytes
-from indexing.neighbours import Neighbours
+from indexing.neighbours import NO_CHUNK, PASTED, Neighbours
 from indexing.tokenizer import Tokenizer
+from retro_core.checkpoint import LoadedModel
 from retro_core.config import GenerationConfig
 from retro_core.dataset import RetroDataset, Window
+from retro_core.explain import explain
 from retro_core.generation import Finished, generate
 from retro_core.model import Capture, Retro
-from retro_core.run_folder import METRICS_FILE, SAMPLES_FILE, TENSORBOARD_FOLDER
+from retro_core.run_folder import METRICS_FILE, SAMPLES_FILE, TENSORBOARD_FOLDER, sample_path, sample_paths
+from retro_core.trace import Trace
 
 _LOOKED_INTO = 4  # held-out windows in which CCA's writing is measured
 
@@ -98,6 +102,8 @@ class Sampled:
 
     tokens  of the original, as texts · lp_on, lp_off: their log-probabilities with neighbours and without
     read    the neighbours' texts, nearest first
+    number  of the chunk, from 0: the same at each evaluation
+    trace   of the chunk and the original after it, as they were read
     """
 
     step: int
@@ -109,6 +115,8 @@ class Sampled:
     lp_on: tuple[float, ...] = ()
     lp_off: tuple[float, ...] = ()
     read: tuple[str, ...] = ()
+    number: int = 0
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True)
@@ -134,15 +142,18 @@ _SCALARS = {
 
 
 class Log:
-    """Writes events to metrics.jsonl, samples.jsonl and, if wanted, tensorboard/.
+    """Writes events to metrics.jsonl, samples.jsonl, samples/ and, if wanted, tensorboard/.
 
-    step  that the run goes on from: later lines, and one that was cut off, are dropped
+    step  that the run goes on from: what is later, and a line that was cut off, is dropped
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool):
         self.folder = folder
         for name in (METRICS_FILE, SAMPLES_FILE):
             _forget_lines_after(step, folder / name)
+        for at, path in sample_paths(folder):
+            if at > step:
+                path.unlink(missing_ok=True)
         self._writer: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -151,9 +162,13 @@ class Log:
             self._writer = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=step + 1)
 
     def write(self, event: StepDone | Evaluated | Sampled) -> None:
-        line = {"event": type(event).__name__, "time": time.time(), **dataclasses.asdict(event)}
+        fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+        trace = fields.pop("trace", None)
+        line = {"event": type(event).__name__, "time": time.time(), **fields}
         name = SAMPLES_FILE if isinstance(event, Sampled) else METRICS_FILE
         try:
+            if isinstance(event, Sampled) and trace is not None:
+                _write_trace(trace, sample_path(self.folder, event.step, event.number))
             with open(self.folder / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             if self._writer is not None:
@@ -186,6 +201,21 @@ class Log:
         if self._writer is not None:
             with suppress(OSError):  # a full disk is told by whoever saves
                 self._writer.close()
+
+
+def _write_trace(trace: Trace, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    content = json.dumps(_rounded(trace.to_json()), ensure_ascii=False, separators=(",", ":"))
+    write_bytes(path, gzip.compress(content.encode(), mtime=0))
+
+
+def _rounded(value: Any) -> Any:
+    """Four decimals are more than can be seen, and a third of the bytes."""
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
 
 
 def _forget_lines_after(step: int, path: Path) -> None:
@@ -319,7 +349,26 @@ def sample_windows(data: RetroDataset, count: int) -> list[Window]:
     return windows[::apart][:count]
 
 
-def sample(model: Retro, tokenizer: Tokenizer, data: RetroDataset, window: Window, step: int) -> Sampled:
+@dataclass(frozen=True)
+class _HeldOut:
+    """What a trace says of where a sample's neighbours come from. Which document each is of, it does not."""
+
+    chunks: Sequence[Any]
+    name: str = "training set"
+    fingerprint: str = ""
+    embedder_name: str = ""
+    num_documents: int = 0
+
+
+def sample(
+    model: Retro,
+    tokenizer: Tokenizer,
+    data: RetroDataset,
+    window: Window,
+    step: int,
+    number: int = 0,
+    run: str = "run",
+) -> Sampled:
     """Continue a window's first chunk by another one; On reads the neighbours that `data` has for it."""
     m = data.chunk_size
     text = data.tokens(window)
@@ -335,6 +384,18 @@ def sample(model: Retro, tokenizer: Tokenizer, data: RetroDataset, window: Windo
         written[name] = tokenizer.decode(np.array(tokens[m:], dtype=np.int64))
     whole = original[original != data.pad_id]
     ids = np.concatenate([prompt, whole])
+    loaded = LoadedModel(model, model.config, tokenizer, f"{run}-step-{step}", "", Path(), None)
+    unmeasured = np.full(found.ids.shape, np.inf, dtype=np.float32)
+    pasted = np.where(found.ids == NO_CHUNK, NO_CHUNK, PASTED)  # no datastore has them under these ids
+    trace = explain(
+        loaded,
+        ids.tolist(),
+        [dataclasses.replace(found, ids=pasted, distances=unmeasured)],
+        _HeldOut(range(int(data.index_starts[-1]))),
+        dataclasses.replace(config, num_neighbours=found.ids.shape[-1]),
+        prompt_tokens=m,
+        title=f"{run}, step {step:,}: a held-out text",
+    )
     return Sampled(
         step,
         tokenizer.decode(prompt[prompt != data.pad_id]),
@@ -345,6 +406,8 @@ def sample(model: Retro, tokenizer: Tokenizer, data: RetroDataset, window: Windo
         _log_probs(model, ids, found.tokens, m),
         _log_probs(model, ids, None, m),
         tuple(tokenizer.decode(row[row != data.pad_id]) for row in found.tokens[0]),
+        number,
+        trace,
     )
 
 

@@ -7,6 +7,7 @@
     log.txt               standard output and error, if it was started as a child process
     metrics.jsonl         one line an event
     samples.jsonl         texts written while training, with neighbours and without
+    samples/              how each of them was read: step-…-0.retro.json.gz, a trace
     tensorboard/          the same numbers, for TensorBoard
     checkpoints/step-…/   model.safetensors, optimizer.pt, state.json
     stop                  a file that asks the process to save and stop
@@ -33,6 +34,7 @@ from indexing.errors import CheckpointError
 CONFIG_FILE, MODEL_FILE, COMMAND_FILE = "config.json", "model.json", "command.json"
 STATUS_FILE, LOG_FILE, STOP_FILE = "status.json", "log.txt", "stop"
 METRICS_FILE, SAMPLES_FILE, TENSORBOARD_FOLDER = "metrics.jsonl", "samples.jsonl", "tensorboard"
+SAMPLES_FOLDER, TRACE_SUFFIX = "samples", ".retro.json.gz"
 CHECKPOINTS_FOLDER, OLD_CHECKPOINT_FILE = "checkpoints", "checkpoint.pt"
 WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.pt", "state.json"
 
@@ -239,6 +241,19 @@ OTHER_CHECKPOINTS = "Delete that folder to go on from the checkpoint before it, 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / CHECKPOINTS_FOLDER / f"step-{step:07d}"
+
+
+def sample_path(folder: Path, step: int, number: int) -> Path:
+    """Where a sample's trace is."""
+    return folder / SAMPLES_FOLDER / f"step-{step:07d}-{number}{TRACE_SUFFIX}"
+
+
+def sample_paths(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of all traces of samples."""
+    found = [
+        (_STEP.match(path.name), path) for path in (folder / SAMPLES_FOLDER).glob(f"step-*{TRACE_SUFFIX}")
+    ]
+    return sorted((int(match[1]), path) for match, path in found if match)
 
 
 def checkpoints(folder: Path) -> list[SavedCheckpoint]:

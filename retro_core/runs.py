@@ -212,6 +212,25 @@ def samples_of(name: str, step: int) -> list[dict[str, Any]]:
     return [event for event in _all_samples(_folder(name)) if event["step"] == step]
 
 
+def gains(name: str) -> list[list[float | None]]:
+    """For each step of `sampled_steps` and each of its samples how much better the text was expected with the
+    neighbours, in nats per token; None where that was not measured."""
+    found: dict[int, list[float | None]] = {}
+    for event in _all_samples(_folder(name)):
+        on, off = (event.get(key) for key in ("lp_on", "lp_off"))
+        both = zip(on, off, strict=False) if isinstance(on, list) and isinstance(off, list) else ()
+        told = [(_finite(a), _finite(b)) for a, b in both]
+        known = [a - b for a, b in told if a is not None and b is not None]
+        found.setdefault(event["step"], []).append(sum(known) / len(known) if known else None)
+    return [found[step] for step in sorted(found)]
+
+
+def sample_trace(name: str, step: int, number: int) -> Path | None:
+    """The file of the trace of a sample, None where there is none: older runs have only their texts."""
+    path = run_folder.sample_path(_folder(name), step, number)
+    return path if path.is_file() else None
+
+
 def compare(names: Sequence[str]) -> Comparison:
     """Some runs side by side. Raises InputError for a name that is no run's."""
     infos = [show(name) for name in names]

@@ -507,8 +507,8 @@ def _evaluated(module: nn.Module, prepared: _Prepared, step: int) -> Iterator[Ev
         write_strength_by_layer=written,
         learning_rate=learning_rate(step - 1, config),
     )
-    for window in sample_windows(data, config.samples):
-        yield sample(module, prepared.tokenizer, data, window, step)
+    for number, window in enumerate(sample_windows(data, config.samples)):
+        yield sample(module, prepared.tokenizer, data, window, step, number, config.run)
 
 
 # ------------------------------------------------------------------------------------- shared with others

@@ -4,6 +4,7 @@ python run_worker.py train FOLDER STEPS [deaf]     deaf: does not hear that it i
 python run_worker.py start NAME                    a server that starts a run and is killed
 """
 
+import gzip
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+from synthetic_trace import synthetic_file  # noqa: E402
 
 from indexing import files  # noqa: E402
 from retro_core import run_folder, runs  # noqa: E402
@@ -34,7 +37,8 @@ def command(config: TrainConfig) -> list[str]:
 def evaluated(step: int) -> dict:
     return {
         "event": "Evaluated", "step": step, "on": 3.0, "off": 3.0 + step / 1000, "random": 3.2,
-        "write_strength": 0.5, "learning_rate": 1e-3,
+        "write_strength": 0.5, "write_strength_by_layer": {"1": 0.2 + step / 10_000, "4": 0.8},
+        "learning_rate": 1e-3,
     }  # fmt: skip
 
 
@@ -44,6 +48,12 @@ def sampled(step: int) -> dict:
         "off": f"Off {UNTRUSTED}", "original": UNTRUSTED, "tokens": [UNTRUSTED, " more"],
         "lp_on": [-0.1, -2.0], "lp_off": [-3.0, -0.1], "read": [f"Neighbour {UNTRUSTED}"],
     }  # fmt: skip
+
+
+def keep_trace(folder: Path, step: int) -> None:
+    path = run_folder.sample_path(folder, step, 0)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(gzip.compress(json.dumps({**synthetic_file(), "title": f"At {step}"}).encode()))
 
 
 def train(folder: Path, steps: int, deaf: bool) -> int:
@@ -65,6 +75,7 @@ def train(folder: Path, steps: int, deaf: bool) -> int:
                 if beat.step % EVALUATE_EVERY == 0:
                     file.write(json.dumps({**evaluated(beat.step), "time": time.time()}) + "\n")
             if beat.step % EVALUATE_EVERY == 0:
+                keep_trace(folder, beat.step)
                 with open(folder / run_folder.SAMPLES_FILE, "a") as file:
                     file.write(json.dumps({**sampled(beat.step), "time": time.time()}) + "\n")
             print(f"step {beat.step}", flush=True)

@@ -63,10 +63,16 @@ def test_a_run_is_begun_watched_stopped_resumed_killed_compared_and_deleted(open
     page.locator(".samples input[type=range]").fill("0")
     until(page, "step 50 (1 of", ".samples-where")
     until(page, "On at 50 ", ".samples")
+    page.get_by_role("button", name="Open in Explore").first.click()
+    until(page, "A held-out text", "#progress")
+    page.wait_for_selector(".lens-map canvas")
+    page.get_by_role("tab", name="Train").click()
     page.locator(".curve-plot").first.hover(position={"x": 200, "y": 80})
     until(page, "step ", ".curve-read")
     page.get_by_text("The numbers as a table").click()
     page.locator(".curve-table td", has_text="3.050").first.wait_for()
+    page.locator(".curve-table th", has_text="layer 4").wait_for()
+    until(page, "layer 1 0.2", ".curve:nth-child(3) .curve-read")
 
     page = open_page()  # as after a reload: nothing of the run hangs on the page it was begun on
     train(page)

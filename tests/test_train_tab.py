@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import run_worker
 from app_calls import fresh_services, message  # noqa: F401
 from fakes import HashingEmbedder
 
@@ -57,7 +58,10 @@ def forged(name, state="finished", **changes):
 
 def shown(*asked):
     """What `show` sends, by the names of the parts that are looked at here."""
-    out = train_runs.show(*(asked or (None, [], {})))
+    asked = asked or (None, [], {})
+    answer = train_runs.show(*asked)
+    kept = (old if new == {"__type__": "update"} else new for old, new in zip(asked, answer, strict=False))
+    out = [*kept, *answer[3:]]
     names = ["chosen", "compared", "seen", "listing", "facts", "buttons", "stop", "resume", "delete", "use"]
     return SimpleNamespace(
         **dict(zip([*names, "checkpoint", "curves", "samples", "fold", "log"], out, strict=True))
@@ -282,6 +286,28 @@ def test_what_the_component_sends_may_be_anything():
         assert message(train_runs.choose, [], SimpleNamespace(_data=sent if sent != {"run": "one"} else 1))
     assert train_runs.fetch_samples({"run": "one", "step": 1}) == {"samples": []}
     assert train_runs.fetch_samples({"run": "recorded example", "step": 300})["samples"]
+    for sent in (
+        None,
+        {"run": "one"},
+        {"run": "one", "step": 1, "number": "0"},
+        {"run": "../one", "step": 1},
+    ):
+        assert message(train_runs.see_sample, SimpleNamespace(_data=sent))
+
+
+def test_a_sample_is_seen_in_the_lens_as_it_was_read():
+    folder = forged("one")
+    run_worker.keep_trace(folder, 7)
+    (folder / "samples.jsonl").write_text(json.dumps({**run_worker.sampled(7), "lp_on": [-1.0, None]}) + "\n")
+    now = shown("one", [], {})
+    assert now.samples["gains"] == [[2.0]], "where both are known"
+    (sample,) = train_runs.fetch_samples({"run": "one", "step": 7})["samples"]
+    assert sample["traced"]
+    asked = SimpleNamespace(_data={"run": "one", "step": 7, "number": 0})
+    tabs, view, _, trace_id = train_runs.see_sample(asked)
+    assert tabs.selected == "explore" and view["title"] == "At 7" and view["id"] == trace_id
+    asked._data["number"] = 1
+    assert "no trace was kept" in message(train_runs.see_sample, asked)
     assert "Expected a checkpoint of the list" in message(train_runs.use, "one", "seventh")
 
 
@@ -303,10 +329,12 @@ def test_many_numbers_are_drawn_in_few_figures():
     history = History(
         {"step": [1, 2], "tokens": [10, 20], "loss": [1.23456789, None], "tokens_per_second": [1e6, 2.0]},
         {"step": [2], "tokens": [20.4], "on": [1.0], "off": [2.0], "random": [None], "write_strength": [0.1]},
+        {3: [0.123456]},
     )
     value = train_curves.drawn([("a", history)])
     assert value["runs"][0]["training"]["loss"] == [1.2346, None]
     assert value["runs"][0]["held_out"]["tokens"] == [20]
+    assert value["runs"][0]["written"] == [{"layer": 3, "strength": [0.12346]}]
     assert json.dumps(value, allow_nan=False)
     assert [train_curves.duration(s) for s in (5, 80, 700, 7260)] == [
         "5 s",

@@ -6,6 +6,7 @@ import gradio as gr
 
 from app import text, typed
 from app.tabs import train_form, train_runs
+from app.train import Samples
 
 _EVERY = 2  # seconds between two looks at the runs, while the tab is open
 
@@ -14,13 +15,15 @@ _EVERY = 2  # seconds between two looks at the runs, while the tab is open
 class Train:
     """What the rest of the page connects to.
 
-    use   a model is to be made of `checkpoint` of the run `chosen`, and taken to Explore
-    tick  asks for news of the runs, while it is active
+    use      a model is to be made of `checkpoint` of the run `chosen`, and taken to Explore
+    samples  their event `see` wants one of them in Explore's lens
+    tick     asks for news of the runs, while it is active
     """
 
     chosen: gr.State
     checkpoint: gr.Dropdown
     use: gr.Button
+    samples: Samples
     told: gr.HTML
     tick: gr.Timer
 
@@ -60,4 +63,4 @@ def build(page: gr.Blocks, tab: gr.Tab, making: gr.BrowserState) -> Train:
         train_form.preview, inputs=form.asked[:-3], outputs=form.previewed, **quiet
     )
     page.load(train_form.reattach, inputs=making, outputs=form.watched, concurrency_limit=None, **quiet)
-    return Train(shown.chosen, shown.checkpoint, shown.use, shown.told, tick)
+    return Train(shown.chosen, shown.checkpoint, shown.use, shown.samples, shown.told, tick)

@@ -95,6 +95,10 @@ def drawn(histories: Sequence[tuple[str, History]], note: str = "") -> dict[str,
                 "colour": COLOURS[number % len(COLOURS)],
                 "training": _rounded(history.training),
                 "held_out": _rounded(history.held_out),
+                "written": [
+                    {"layer": layer, "strength": strength}
+                    for layer, strength in _rounded(history.written).items()
+                ],
             }
             for number, (name, history) in enumerate(histories)
         ],
@@ -145,7 +149,7 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _rounded(columns: dict[str, list[float | None]]) -> dict[str, list[float | None]]:
+def _rounded(columns: dict[Any, list[float | None]]) -> dict[Any, list[float | None]]:
     """Five figures are more than can be seen, and a fraction of the bytes."""
     return {
         name: [None if value is None else float(f"{value:.5g}") for value in column]

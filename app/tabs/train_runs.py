@@ -47,6 +47,7 @@ class Shown:
     parts: list[gr.components.Component]
     use: gr.Button
     checkpoint: gr.Dropdown
+    samples: Samples
     told: StatusLine
 
     @property
@@ -87,7 +88,7 @@ def build() -> Shown:
         listing, facts, buttons, stop_button, resume_button, delete_button, use, checkpoint, curves, samples,
         fold, log,
     ]  # fmt: skip
-    shown = Shown(chosen, compared, seen, parts, use, checkpoint, told)
+    shown = Shown(chosen, compared, seen, parts, use, checkpoint, samples, told)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     listing.choose(choose, inputs=[compared], outputs=[*shown.all, sure, told], **quiet)
     listing.compare(compare, inputs=[chosen], outputs=shown.all, **quiet)
@@ -175,7 +176,7 @@ def _parts(
         gr.update(visible=usable),
         _checkpoints(info, saved, usable),
         _curves(info, compared),
-        {"run": info.name, "steps": runs.sampled_steps(info.name), "empty": text.NO_SAMPLES},
+        _samples(info.name, info.name),
         gr.update(visible=True, open=True) if info.state == FAILED else gr.update(visible=True),
         train_curves.said(info.log or runs.log_tail(info.name, _LOG_BYTES)),
     ]
@@ -201,22 +202,46 @@ def _curves(info: RunInfo, compared: Sequence[str]) -> dict[str, Any]:
 def _recorded() -> tuple[dict[str, Any], dict[str, Any]]:
     """Curves and samples of a run that ships, so that the first look is not at nothing."""
     curves = train_curves.drawn([(_RECORDED_NAME, runs.history(RECORDED))], text.RECORDED_RUN)
-    return curves, {"run": _RECORDED_NAME, "steps": runs.sampled_steps(RECORDED), "empty": text.NO_SAMPLES}
+    return curves, _samples(_RECORDED_NAME, RECORDED)
+
+
+def _samples(shown: str, name: str) -> dict[str, Any]:
+    """The value of `Samples`."""
+    gains = [[None if gain is None else round(gain, 4) for gain in each] for each in runs.gains(name)]
+    return {"run": shown, "steps": runs.sampled_steps(name), "gains": gains, "empty": text.NO_SAMPLES}
 
 
 def fetch_samples(asked: Any, request: gr.Request | None = None) -> dict[str, Any]:
     """For the component, which may send anything: {"run", "step"}."""
     try:
-        if not isinstance(asked, dict) or not isinstance(asked.get("run"), str):
-            raise InputError("Expected the name of a run and a step.")
-        step, name = asked.get("step"), asked["run"]
-        if not isinstance(step, int):
-            raise InputError("Expected the name of a run and a step.")
-        if name != _RECORDED_NAME:
-            find(name, policy.visitor(request))
-        return {"samples": runs.samples_of(RECORDED if name == _RECORDED_NAME else name, step)}
+        name, step = _asked_for(asked, policy.visitor(request))
+        found = runs.samples_of(name, step)
+        traced = [runs.sample_trace(name, step, number) is not None for number in range(len(found))]
+        return {"samples": [{**one, "traced": there} for one, there in zip(found, traced, strict=True)]}
     except RetroError as error:
         return {"error": sentence(error)}
+
+
+def _asked_for(asked: Any, who: Visitor) -> tuple[str, int]:
+    """(run, step) of {"run", "step"}, which may be anything. Raises InputError."""
+    name, step = (asked.get(key) if isinstance(asked, dict) else None for key in ("run", "step"))
+    if not isinstance(name, str) or not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise InputError("Expected the name of a run and a step. Load the page anew and try again.")
+    return (RECORDED if name == _RECORDED_NAME else find(name, who).name), step
+
+
+@shows_errors
+def see_sample(event: gr.EventData, request: gr.Request | None = None) -> tuple[Any, Any, Any, Any]:
+    """(tabs, lens, progress, id of the trace in it): a sample as it was read at an evaluation."""
+    who = policy.visitor(request)
+    asked = getattr(event, "_data", None)
+    name, step = _asked_for(asked, who)
+    number = asked.get("number")
+    path = runs.sample_trace(name, step, number) if type(number) is int and number >= 0 else None
+    if path is None:
+        raise InputError("Of this text no trace was kept. Choose another, or another step.")
+    trace_id = services.keep(services.read_trace(path), who=who)
+    return gr.Tabs(selected="explore"), services.view(trace_id, who), text.SAMPLE_SHOWN, trace_id
 
 
 @shows_errors

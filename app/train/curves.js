@@ -1,10 +1,13 @@
 // value: {runs: [{name, colour, training: {step, tokens, loss, tokens_per_second},
-//   held_out: {step, tokens, on, off, random, write_strength}}], note, empty}: lists of numbers, null for none.
+//   held_out: {step, tokens, on, off, random, write_strength}, written: [{layer, strength}]}], note, empty}:
+// lists of numbers, null for none; `strength` at the steps of `held_out`.
 const holder = element.querySelector(".curves");
 const state = { smooth: 0.6, axis: "step", zoom: null, at: null };
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 190;
 const EDGE = { left: 46, right: 10, top: 8, bottom: 22 };
+const NAMES = 52; // room at the right for names of lines
+const BETWEEN = 12; // names are at least so far apart
 
 const PANELS = [
   { id: "loss", title: "Loss", unit: "nats per token, lower is better", lines: lossLines },
@@ -50,8 +53,15 @@ function gainLines(run, alone) {
   return [{ label: "gain", points: points(gains, "gain"), style: "bold", fill: alone }];
 }
 
-function writeLines(run) {
-  return [{ label: "write strength", points: points(run.held_out, "write_strength"), style: "bold" }];
+// Each layer that reads, named where its line ends; of several runs the means alone, or nobody could tell.
+function writeLines(run, alone) {
+  const { step, tokens } = run.held_out;
+  const layers = alone && run.written?.length > 1 ? run.written : [];
+  return [
+    ...layers.map(({ layer, strength }) => ({
+      label: "layer " + layer, end: "layer " + layer, points: points({ step, tokens, strength }, "strength"), style: "layer" })),
+    { label: layers.length ? "mean" : run.written?.length === 1 ? "layer " + run.written[0].layer : "write strength", end: layers.length ? "mean" : "", points: points(run.held_out, "write_strength"), style: "bold" },
+  ];
 }
 
 function speedLines(run) {
@@ -133,7 +143,7 @@ const panels = PANELS.map((panel) => {
   const readout = make("span", "curve-read");
   const picture = svg("svg", { class: "curve-plot", role: "img", tabindex: "0" });
   const box = make("figure", "curve", make("figcaption", "", make("b", "", panel.title), make("span", "curve-unit", panel.unit)), picture, readout);
-  const drawn = { panel, box, picture, readout, lines: [], range: [0, 1], width: 0 };
+  const drawn = { panel, box, picture, readout, lines: [], range: [0, 1], width: 0, right: EDGE.right };
   picture.addEventListener("pointermove", (event) => move(drawn, event));
   picture.addEventListener("pointerleave", () => { if (!drag) look(null); });
   picture.addEventListener("pointerdown", (event) => begin(drawn, event));
@@ -151,17 +161,18 @@ function draw(drawn) {
   drawn.view = view;
   drawn.lines = all.flatMap((run) => panel.lines(run, all.length === 1).map((line) => ({ ...line, run, colour: line.quiet ? "currentColor" : run.colour })));
   const range = rangeOf(drawn.lines, panel, view);
-  const x = (v) => EDGE.left + ((v - view[0]) / (view[1] - view[0])) * (width - EDGE.left - EDGE.right);
+  const right = drawn.lines.some((line) => line.end && line.points.length) ? NAMES : EDGE.right;
+  const x = (v) => EDGE.left + ((v - view[0]) / (view[1] - view[0])) * (width - EDGE.left - right);
   const y = (v) => HEIGHT - EDGE.bottom - ((v - range[0]) / (range[1] - range[0])) * (HEIGHT - EDGE.top - EDGE.bottom);
-  Object.assign(drawn, { x, y, range });
+  Object.assign(drawn, { x, y, range, right });
   picture.setAttribute("viewBox", "0 0 " + width + " " + HEIGHT);
   picture.setAttribute("aria-label", panel.title + ", " + panel.unit + ". Arrow keys read values; the table below has them all.");
   const clip = "clip-" + panel.id + "-" + Math.random().toString(36).slice(2);
   const inside = svg("clipPath", { id: clip });
-  inside.append(svg("rect", { x: EDGE.left, y: 0, width: Math.max(0, width - EDGE.left - EDGE.right + 4), height: HEIGHT - EDGE.bottom + 1 }));
+  inside.append(svg("rect", { x: EDGE.left, y: 0, width: Math.max(0, width - EDGE.left - right + 4), height: HEIGHT - EDGE.bottom + 1 }));
   const nodes = [inside];
   for (const tick of ticks(...range, 4)) {
-    nodes.push(svg("line", { class: tick === 0 ? "curve-zero" : "curve-grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(tick), y2: y(tick) }));
+    nodes.push(svg("line", { class: tick === 0 ? "curve-zero" : "curve-grid", x1: EDGE.left, x2: width - right, y1: y(tick), y2: y(tick) }));
     nodes.push(svg("text", { class: "curve-tick", x: EDGE.left - 6, y: y(tick) + 4, "text-anchor": "end" }, short(tick)));
   }
   for (const tick of ticks(...view, Math.max(2, Math.floor(width / 90)))) {
@@ -189,12 +200,23 @@ function draw(drawn) {
     }
   }
   drawn.marks = svg("g", { class: "curve-marks" });
-  nodes.push(group, drawn.marks);
+  nodes.push(group, drawn.marks, ...names(drawn));
   picture.replaceChildren(...nodes);
   if (!drawn.lines.some((line) => line.points.length)) {
     picture.append(svg("text", { class: "curve-tick", x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "nothing measured yet"));
   }
   mark(drawn);
+}
+
+// Beside the end of its line, and no two over each other.
+function names({ lines, view, x, y }) {
+  const ends = lines.filter((line) => line.end).map((line) => [line, nearest(line.points.filter(([a]) => a >= view[0] && a <= view[1]), view[1])]);
+  const seen = ends.filter(([, end]) => end).sort((a, b) => b[1][1] - a[1][1]);
+  let last = -Infinity;
+  const places = seen.map(([, end]) => (last = Math.max(last + BETWEEN, y(end[1]) + 4)));
+  const over = Math.max(0, last - (HEIGHT - EDGE.bottom));
+  return seen.map(([line, end], i) => svg("text", {
+    class: "curve-name" + (line.style === "bold" ? " curve-mean" : ""), x: x(end[0]) + 6, y: places[i] - over }, line.end));
 }
 
 function nearest(list, at) {
@@ -234,7 +256,7 @@ let drag = null;
 
 function valueAt(drawn, event) {
   const left = event.clientX - drawn.picture.getBoundingClientRect().left;
-  const share = (left - EDGE.left) / Math.max(1, drawn.width - EDGE.left - EDGE.right);
+  const share = (left - EDGE.left) / Math.max(1, drawn.width - EDGE.left - drawn.right);
   return drawn.view[0] + Math.max(0, Math.min(1, share)) * (drawn.view[1] - drawn.view[0]);
 }
 
@@ -310,13 +332,15 @@ holder.append(empty, note, legend, controls, grid, table);
 
 function tabulate() {
   if (!table.open) return;
-  const head = make("tr", "", ...["run", "step", "On", "Off", "random", "gain", "write strength"].map((name) => make("th", "", name)));
+  const layers = [...new Set(runs().flatMap((run) => (run.written || []).map(({ layer }) => layer)))].sort((a, b) => a - b);
+  const head = make("tr", "", ...["run", "step", "On", "Off", "random", "gain", "write strength", ...layers.map((layer) => "layer " + layer)].map((name) => make("th", "", name)));
   const rows = runs().flatMap((run) => run.held_out.step.map((at, i) => {
     const of = (name) => run.held_out[name][i];
     const number = (value) => make("td", "", Number.isFinite(value) ? value.toFixed(3) : "–");
     const gain = Number.isFinite(of("on")) && Number.isFinite(of("off")) ? of("off") - of("on") : null;
     return make("tr", "", make("td", "", display(run.name)), make("td", "", Number(at).toLocaleString("en")),
-      ...[of("on"), of("off"), of("random"), gain, of("write_strength")].map(number));
+      ...[of("on"), of("off"), of("random"), gain, of("write_strength")].map(number),
+      ...layers.map((layer) => number(run.written?.find((one) => one.layer === layer)?.strength[i])));
   }));
   scroller.replaceChildren(make("table", "", make("thead", "", head), make("tbody", "", ...rows)));
 }

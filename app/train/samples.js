@@ -1,4 +1,5 @@
-// value: {run, steps: [step], empty}. What was written at a step is fetched when it is looked at, and kept.
+// value: {run, steps: [step], gains: [[of each sample]] at the steps, empty}. What was written at a step is fetched
+// when it is looked at, and kept. Event: `see` {run, step, number} leads to the sample in Explore's lens.
 const holder = element.querySelector(".samples");
 const kept = new Map();
 const state = { run: null, place: 0, newest: true, asked: 0 };
@@ -51,29 +52,92 @@ function painted(sample) {
   });
 }
 
-function meanGain(sample) {
-  const gains = (sample.tokens || []).map((_, i) => gainOf({ lp_on: sample.lp_on[i], lp_off: sample.lp_off[i] })).filter((g) => g !== null);
-  return gains.length ? gains.reduce((a, b) => a + b, 0) / gains.length : null;
+// The gain of one sample at all evaluations; a dot at the one that is looked at.
+function track(number) {
+  const points = (given()?.gains || []).map((row, place) => [place, row[number]]).filter(([, gain]) => Number.isFinite(gain));
+  if (points.length < 2) return null;
+  const [wide, high] = [150, 30];
+  const last = (given()?.steps || []).length - 1;
+  const all = points.map(([, gain]) => gain);
+  const [low, top] = [Math.min(0, ...all), Math.max(0, ...all)];
+  const x = (place) => 4 + (place / Math.max(1, last)) * (wide - 8);
+  const y = (gain) => high - 4 - ((gain - low) / (top - low || 1)) * (high - 8);
+  const svg = (tag, attributes) => {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    return node;
+  };
+  const picture = svg("svg", { class: "samples-track", viewBox: "0 0 " + wide + " " + high, role: "img" });
+  picture.setAttribute("aria-label", "Gain of this text at each evaluation: " + all.map(signed).join(", "));
+  const line = points.map(([place, gain], i) => (i ? "L" : "M") + x(place).toFixed(1) + " " + y(gain).toFixed(1)).join("");
+  picture.append(svg("line", { class: "curve-zero", x1: 0, x2: wide, y1: y(0), y2: y(0) }), svg("path", { class: "samples-line", d: line }));
+  const here = points.find(([place]) => place === state.place);
+  if (here) picture.append(svg("circle", { class: "samples-here", cx: x(here[0]), cy: y(here[1]), r: 3.5 }));
+  return picture;
+}
+
+function gainWords(number) {
+  const [now, before] = [state.place, state.place - 1].map((place) => given()?.gains?.[place]?.[number]);
+  if (!Number.isFinite(now)) return "";
+  const step = given().steps[state.place - 1];
+  return "gain " + signed(now) + " nats per token" + (Number.isFinite(before) ? ", " + signed(before) + " at step " + step.toLocaleString("en") : "");
+}
+
+// A text with the words marked that the text of the evaluation before has not, in this order.
+function changed(text, before) {
+  if (typeof before !== "string") return [display(text)];
+  const [words, old] = [text, before].map((one) => one.split(/(?<=\s)/).slice(0, 400));
+  const common = Array.from({ length: words.length + 1 }, () => new Uint16Array(old.length + 1));
+  for (let i = words.length - 1; i >= 0; i--) {
+    for (let j = old.length - 1; j >= 0; j--) {
+      common[i][j] = words[i].trim() === old[j].trim() ? common[i + 1][j + 1] + 1 : Math.max(common[i + 1][j], common[i][j + 1]);
+    }
+  }
+  const parts = [];
+  for (let i = 0, j = 0; i < words.length; i++) {
+    while (j < old.length && words[i].trim() !== old[j].trim() && common[i][j] === common[i][j + 1]) j++;
+    const stays = j < old.length && words[i].trim() === old[j].trim();
+    if (stays) j++;
+    parts.push(stays ? display(words[i]) : make("span", "samples-new", display(words[i])));
+  }
+  return parts;
 }
 
 function column(title, remark, ...children) {
   return make("div", "samples-column", make("h5", "", title, remark ? make("small", "", remark) : null), make("p", "samples-text", ...children));
 }
 
-function card(sample) {
-  const gain = meanGain(sample);
+function card(sample, number, before) {
   const read = (sample.read || []).filter(Boolean);
   const box = make("article", "samples-card",
     make("p", "samples-prompt", make("span", "", "The text begins "), shorten(sample.prompt, 160)),
     make("div", "samples-columns",
-      column("It writes on, reading", "", display(sample.on)),
-      column("It writes on, without", "", display(sample.off)),
-      column("How the text goes on", gain === null ? "" : "gain " + signed(gain) + " nats per token", ...painted(sample))));
+      column("It writes on, reading", "", ...changed(sample.on, before?.on)),
+      column("It writes on, without", "", ...changed(sample.off, before?.off)),
+      column("How the text goes on", gainWords(number), ...painted(sample))));
+  const foot = make("p", "samples-foot", track(number));
+  if (sample.traced) {
+    const step = (given()?.steps || [])[state.place];
+    const open = make("button", "samples-open", "Open in Explore");
+    open.type = "button";
+    open.title = "This text at step " + step + " in the lens: attention, influence, what was copied";
+    open.addEventListener("click", () => trigger("see", { run: state.run, step, number }));
+    foot.append(open);
+  }
+  if (foot.childNodes.length) box.append(foot);
   if (read.length) {
     box.append(make("details", "", make("summary", "", "What it read: " + read.length + (read.length === 1 ? " neighbour" : " neighbours")),
       ...read.map((text, i) => make("p", "samples-text", make("b", "", "#" + (i + 1) + " "), display(text)))));
   }
   return box;
+}
+
+async function samplesAt(step) {
+  const key = state.run + " " + step;
+  if (kept.has(key)) return { samples: kept.get(key) };
+  const answer = await answerOf(server.samples({ run: state.run, step }), "The server does not answer. Move the slider to try again.");
+  if (answer.samples) kept.set(key, answer.samples);
+  return answer;
 }
 
 async function go(place) {
@@ -82,19 +146,18 @@ async function go(place) {
   state.place = Math.max(0, Math.min(place, steps.length - 1));
   state.newest = state.place === steps.length - 1;
   const step = steps[state.place];
-  const key = state.run + " " + step;
   slider.value = String(state.place);
   slider.setAttribute("aria-valuetext", "step " + step);
   where.textContent = "step " + step.toLocaleString("en") + " (" + (state.place + 1) + " of " + steps.length + ")";
   const turn = ++state.asked;
-  if (!kept.has(key)) {
-    const answer = await answerOf(server.samples({ run: state.run, step }), "The server does not answer. Move the slider to try again.");
-    if (answer.samples) kept.set(key, answer.samples);
-    else if (turn === state.asked) list.replaceChildren(make("p", "samples-empty", answer.error || "There are no samples."));
+  const [answer, before] = await Promise.all([samplesAt(step), state.place ? samplesAt(steps[state.place - 1]) : {}]);
+  if (turn !== state.asked) return;
+  if (!answer.samples) {
+    list.replaceChildren(make("p", "samples-empty", answer.error || "There are no samples."));
+    return;
   }
-  if (turn !== state.asked || !kept.has(key)) return;
   const open = [...list.querySelectorAll("details")].map((node) => node.open);
-  list.replaceChildren(...kept.get(key).map(card));
+  list.replaceChildren(...answer.samples.map((sample, number) => card(sample, number, before.samples?.[number])));
   list.querySelectorAll("details").forEach((node, i) => { node.open = Boolean(open[i]); });
 }
 
