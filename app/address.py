@@ -85,6 +85,8 @@ def _checked(
             value = True if value in _ON else False if value in _OFF else None
         elif from_text and name in NUMBERS:
             value = _parsed(value)
+        elif from_text and name == "datastore":
+            value = services.datastore_called(value, who)  # an address does not say whose it is
         if _possible(name, value, who):
             values[name] = value
     return values, tuple(name for name in asked if name not in values)

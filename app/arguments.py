@@ -21,31 +21,42 @@ _WORDS = {
 }
 
 
-def checked(handler: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict]:
+FOR_PEOPLE = "Load the page anew and try again."
+FOR_PROGRAMS = "What each endpoint takes is told by `gradio_client.Client(…).view_api()` and in docs/api.md."
+
+
+def checked(
+    handler: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], remedy: str = FOR_PEOPLE
+) -> tuple[list[Any], dict]:
     """The arguments. None where a text is expected is an empty one: a box that nobody touched sends that. Of
     halves of characters there is none: JSON can bring one, and no tokenizer and no answer can hold it.
     Other annotations than those of JSON's values are left alone.
+
+    remedy  what to do where something else was sent than the page sends
 
     Raises InputError if one is not of the kind that its annotation names.
     """
     names, kinds = _expected(handler)
     try:
-        given = [_checked(name, value, kinds.get(name)) for name, value in zip(names, args, strict=False)]
-        return given, {name: _checked(name, value, kinds.get(name)) for name, value in kwargs.items()}
+        given = [
+            _checked(name, value, kinds.get(name), remedy) for name, value in zip(names, args, strict=False)
+        ]
+        return given, {name: _checked(name, value, kinds.get(name), remedy) for name, value in kwargs.items()}
     except RecursionError as error:
-        raise InputError("What was sent is nested too deeply. Load the page anew and try again.") from error
+        raise InputError(f"What was sent is nested too deeply. {remedy}") from error
 
 
-def _checked(name: str, value: Any, kinds: list[Any] | None) -> Any:
+def _checked(name: str, value: Any, kinds: list[Any] | None, remedy: str) -> Any:
     if kinds is None:
         return value
     if value is None and str in kinds and types.NoneType not in kinds:
         return ""
     if not any(_is(value, kind) for kind in kinds):
         expected = " or ".join(_WORDS[typing.get_origin(kind) or kind] for kind in kinds)
-        remedy = "Enter one" if value is None else "Load the page anew and try again"
+        if value is None and remedy is FOR_PEOPLE:
+            remedy = "Enter one."
         raise InputError(
-            f"Expected {expected} for {name}, got {_WORDS.get(type(value), 'something else')}. {remedy}."
+            f"Expected {expected} for {name}, got {_WORDS.get(type(value), 'something else')}. {remedy}"
         )
     return whole(value)
 

@@ -28,21 +28,21 @@ def shows_errors(handler: Callable) -> Callable:
 
     Gradio shows messages as HTML, and ours may quote a file name or a prompt: hence the escaping.
     """
-    return _guarded(handler, html.escape)
+    return _guarded(handler, html.escape, arguments.FOR_PEOPLE)
 
 
 def tells_errors(handler: Callable) -> Callable:
     """As `shows_errors`, for endpoints that only programs call: what they are told is plain text."""
-    return _guarded(handler, str)
+    return _guarded(handler, str, arguments.FOR_PROGRAMS)
 
 
-def _guarded(handler: Callable, worded: Callable[[str], str]) -> Callable:
+def _guarded(handler: Callable, worded: Callable[[str], str], remedy: str) -> Callable:
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
         def generator(*args: Any, **kwargs: Any) -> Any:
             try:
-                args, kwargs = arguments.checked(handler, args, kwargs)
+                args, kwargs = arguments.checked(handler, args, kwargs, remedy)
                 yield from handler(*args, **kwargs)
             except Exception as error:
                 _show(error, worded)
@@ -52,7 +52,7 @@ def _guarded(handler: Callable, worded: Callable[[str], str]) -> Callable:
     @functools.wraps(handler)
     def function(*args: Any, **kwargs: Any) -> Any:
         try:
-            args, kwargs = arguments.checked(handler, args, kwargs)
+            args, kwargs = arguments.checked(handler, args, kwargs, remedy)
             return handler(*args, **kwargs)
         except Exception as error:
             _show(error, worded)

@@ -268,6 +268,12 @@ def datastores(who: Visitor | None = None) -> list[DatastoreInfo]:
     return [info for info in list_datastores() if who.may_see(info.name)]
 
 
+def datastore_called(name: str, who: Visitor | None = None) -> str | None:
+    """What this visitor knows by `name`, whole or as people are shown it; None if there is none."""
+    names = [info.name for info in datastores(who)]
+    return name if name in names else next((one for one in names if owners.shown(one) == name), None)
+
+
 def datastore_choices(who: Visitor | None = None) -> list[tuple[str, str]]:
     """(as people are shown it, name) of each."""
     return [(owners.shown(info.name), info.name) for info in datastores(who)]

@@ -76,6 +76,36 @@ class Trace:
         on, off = (-fmean(token[lp] for token in scored) if scored else None for lp in ("lp_on", "lp_off"))
         return {"scored": len(scored), "on": on, "off": off, "tokens": tokens, "chunks": chunks}
 
+    def without(self, chunk: int, rank: int) -> "Trace":
+        """As it would be without one neighbour, by what was measured when it alone was left out: exact for
+        the tokens that read it. What nobody measured then is not there: other likely tokens, write strength,
+        the influence of the chunk's other neighbours. Attention stays what it was.
+
+        Raises TraceError if there is no such neighbour, or its influence was not measured.
+        """
+        chunks = [*self.data["chunks"]]
+        cards = [*chunks[chunk]["neighbours"]] if 0 <= chunk < len(chunks) else []
+        card = cards[rank - 1] if 1 <= rank <= len(cards) else None
+        if card is None or card["influence"] is None or card["changed"] == "muted":
+            raise TraceError(
+                f"This trace does not say what it would be without neighbour {rank} of chunk {chunk + 1}. "
+                "Let the model read the text without it."
+            )
+        tokens, influence = [*self.data["tokens"]], card["influence"]
+        for place, effect in enumerate(influence["tokens"], chunks[chunk]["read"][0]):
+            token = tokens[place]
+            if token["lp_on"] is not None:
+                tokens[place] = {**token, "lp_on": token["lp_on"] - effect, "alts_on": [], "write": None}
+        gone = {"share": None, "copied": None, "copy_read": [], "copy_neighbour": [], "copies": None}
+        cards = [{**other, "influence": None} for other in cards]
+        cards[rank - 1] |= {**gone, "changed": "muted"}
+        gain = chunks[chunk]["gain"]
+        gain = None if gain is None else gain - influence["own"]
+        chunks[chunk] = {**chunks[chunk], "neighbours": cards, "overlap": None, "gain": gain}
+        words = f"without #{rank} of chunk {chunk + 1}"
+        title = f"{self.data['title']}, {words}" if self.data["title"] else words.capitalize()
+        return Trace({**self.data, "title": title, "tokens": tokens, "chunks": chunks})
+
     def attention_map(
         self, chunk: int | None, layer: int | None = None, head: int | None = None
     ) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """What a link may ask for: a recorded example at a chunk, a prompt with settings, a tab; nothing else."""
 
+from types import SimpleNamespace
+
 import pytest
 from app_calls import fresh_services  # noqa: F401
 
-from app import address, policy, services, text
+from app import address, owners, policy, services, text
 from app.tabs import explore_return
 from app.tabs.explore import READ
 
@@ -41,6 +43,16 @@ def test_what_is_not_possible_is_left_out_and_named(name, value):
     found = asked(**{name: value})
     assert name in found.refused
     assert not found.values and found.tab is None and found.example is None
+
+
+def test_a_link_to_a_datastore_of_ones_own_does_not_say_whose_it_is(monkeypatch):
+    mine, other = (policy.Visitor(owners.stranger(), policy.Mode.PUBLIC, policy.Role.ANONYMOUS) for _ in "ab")
+    there = [SimpleNamespace(name=name) for name in ("factbook", mine.names("lamps"))]
+    monkeypatch.setattr(services, "list_datastores", lambda: there)
+    assert address.of_query({"datastore": "lamps"}, mine).values == {"datastore": mine.names("lamps")}
+    assert address.of_query({"datastore": "lamps"}, other).refused == ("datastore",)
+    assert address.of_query({"datastore": mine.names("lamps")}, other).refused == ("datastore",)
+    assert address.of_query({"datastore": "factbook"}, other).values == {"datastore": "factbook"}
 
 
 @pytest.mark.parametrize("chunk", ["0", "99", "-1", "x", "²", "1" * 500])

@@ -10,7 +10,7 @@ import pytest
 
 from app import services
 from app.lens import script
-from app.tabs import explore_change, explore_change_here
+from app.tabs import explore_change, explore_change_here, explore_result
 from indexing.errors import InputError
 from retro_core.trace import Trace
 
@@ -46,6 +46,9 @@ def test_what_the_page_shows_at_once_is_what_the_model_says_then():
         values += f"console.log(JSON.stringify(withoutNeighbour({json.dumps(view)}, {u}, {rank - 1})))"
         told = subprocess.run(["node"], input=values, capture_output=True, text=True, check=True)
         here = json.loads(told.stdout)
+        saved = Trace.from_json(services.trace(trace_id).without(u, rank).to_json()).view()
+        for kept in (*view, "tokens", "chunks"):
+            assert kept in ("title", "id") or saved[kept] == here[kept], "what is shown is what is saved"
         there = fulfilled({"kind": "change", "trace": trace_id, "changes": [mute(u, rank)]})
         window = slice(*view["chunks"][u]["read"])
         np.testing.assert_allclose(lp(here)[window], lp(there)[window], atol=2e-3)
@@ -53,6 +56,26 @@ def test_what_the_page_shows_at_once_is_what_the_model_says_then():
         assert there["chunks"][u]["neighbours"][rank - 1]["changed"] == "muted"
         assert np.abs(lp(there)[window] - lp(view)[window]).max() > 0.1, "something was muted"
         assert np.nanmax(np.abs(np.array(there["change"]["before"]["lp_on"], dtype=float) - lp(view))) < 1e-3
+
+
+def test_what_leaves_the_page_is_what_is_shown():
+    shows = {"trace": GHANA, "without": {"chunk": 0, "rank": 1}}
+    saved = explore_result.save_trace(CLIMATE, shows)
+    trace = Trace.from_json(json.loads(saved["text"]))
+    assert trace.data["title"].endswith("without #1 of chunk 1") and "without" in saved["name"]
+    assert [card["changed"] for card in trace.data["chunks"][0]["neighbours"]] == ["muted", None]
+    changed, whole = (explore_result.token_table(GHANA, one)["text"] for one in (shows, None))
+    assert changed != whole == explore_result.token_table(CLIMATE, {"trace": GHANA, "without": None})["text"]
+    assert "muted" in explore_result.neighbour_table(GHANA, shows)["text"]
+    for forged, told in (
+        ({"writing": True}, "not finished yet"),
+        ({**shows, "without": {"chunk": 0, "rank": 9}}, "does not say"),
+        ({**shows, "without": [1]}, "Expected named"),
+        ({"trace": "another's", "without": None}, "no longer has"),
+        ({"trace": 7}, "no finished trace"),
+    ):
+        with pytest.raises(Exception, match=told):
+            explore_result.save_trace(None, forged)
 
 
 def test_a_neighbour_edited_pasted_and_swapped_is_read_as_it_is_now():

@@ -2,6 +2,7 @@
 a picture. Nothing of a link becomes part of the page but as text."""
 
 import struct
+from urllib.parse import urlencode
 
 import pytest
 from live_app import free_port, live_app
@@ -34,6 +35,13 @@ def test_a_result_comes_back_by_link_reload_and_restart_and_leaves_as_a_picture(
     def open_(query=""):
         page.goto(f"http://127.0.0.1:{port}/{query}")
         page.wait_for_function("window.retroIsBack")
+
+    def write(tokens):
+        """Begin, and see the first words."""
+        page.goto("about:blank")
+        open_("?" + urlencode({"prompt": PROMPT, "max_new_tokens": tokens}))
+        page.locator("#run").click()
+        page.wait_for_function(WRITTEN, arg=2, timeout=120_000)
 
     def copied(button):
         page.locator("#progress").get_by_text("Link copied").wait_for(state="hidden")
@@ -94,11 +102,8 @@ def test_a_result_comes_back_by_link_reload_and_restart_and_leaves_as_a_picture(
         assert not page.locator("#notice").is_visible()
 
         # Loaded anew in the midst of writing: it goes on, before the same visitor's eyes, and can be stopped
-        page.get_by_text("Write on", exact=False).first.click()
-        page.locator("#prompt textarea").fill(PROMPT)
         (tmp_path / "home" / SLOWLY).touch()
-        page.locator("#run").click()
-        page.wait_for_function(WRITTEN, arg=2, timeout=120_000)
+        write(1000)
         before = page.locator(".lens-text").inner_text()[:60]
         open_()
         page.wait_for_function(WRITTEN, arg=4)
@@ -111,8 +116,7 @@ def test_a_result_comes_back_by_link_reload_and_restart_and_leaves_as_a_picture(
         kept = page.locator(".retro-lens").get_attribute("data-trace")
 
         # Ended while the page was away: it comes back with what there is
-        page.locator("#run").click()
-        page.wait_for_function(WRITTEN, arg=2)
+        write(40)
         page.goto("about:blank")
         (tmp_path / "home" / SLOWLY).unlink()
         page.wait_for_timeout(4000)
@@ -122,8 +126,7 @@ def test_a_result_comes_back_by_link_reload_and_restart_and_leaves_as_a_picture(
         assert page.locator("#run").is_enabled() and not page.locator("#notice").is_visible()
 
         (tmp_path / "home" / SLOWLY).touch()
-        page.locator("#run").click()
-        page.wait_for_function(WRITTEN, arg=2)
+        write(1000)
         page.goto("about:blank")
 
     # A restart cuts it off: prompt, settings and what was written are there, and why it ends there

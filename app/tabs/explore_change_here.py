@@ -137,8 +137,8 @@ def _differs(trace: Trace, who: Visitor) -> list[dict[str, str]]:
         if here != model["fingerprint"]:
             found.append(_difference("model", model, here))
     if datastore:
-        name = datastore["name"].removesuffix(RETOKENISED)
-        if name in [info.name for info in services.datastores(who)]:
+        name = services.datastore_called(datastore["name"].removesuffix(RETOKENISED), who)
+        if name is not None:
             here = services.snapshot(name, who).fingerprint
             if here != datastore["fingerprint"]:
                 found.append(_difference("datastore", datastore, here))
@@ -173,12 +173,13 @@ def expect_model(name: str) -> None:
 
 def expect_datastore(trace: Trace, who: Visitor) -> str:
     name = trace.data["datastore"]["name"].removesuffix(RETOKENISED)
-    if name not in [info.name for info in services.datastores(who)]:
+    found = services.datastore_called(name, who)  # a saved trace does not say whose it is
+    if found is None:
         raise MismatchError(
             f"The datastore {name!r} that this trace was read from is not here. Read the text again with one "
             "that is."
         )
-    return name
+    return found
 
 
 # ------------------------------------------------------------------------ what a page sends

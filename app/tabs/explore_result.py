@@ -16,11 +16,17 @@ from app.lens import RetroLens
 from app.parts import Drawn, StatusLine
 from app.policy import Action, permit
 from app.tabs import explore_change_here
+from app.tabs.explore_change_here import named_values, whole_number
 from indexing import paths
 from indexing.errors import InputError, RetroError, TraceError
+from retro_core.trace import Trace
 
 # Drawn by the page itself, see recorded.js: (lens, progress).
 _FROM_PAGE = "async () => [(await window.retroRecorded?.(%s)) ?? { __type__: 'update' }, '']"
+
+# As the lens says it, with what was changed in it: see change.js.
+_WHAT_IS_SHOWN = """(shown) =>
+  [shown, JSON.parse(document.querySelector(".retro-lens")?.dataset.shows || "null")]"""
 
 
 @dataclass
@@ -70,7 +76,7 @@ def build(progress: StatusLine, seen: gr.BrowserState) -> Result:
     # The first thing that anybody does is to go to the other one of the pair.
     first = {side["id"]: _as_text(side["id"]) for side in pair["sides"]} if pair else {}
     shown = gr.State(recorded[0] if recorded else None)
-    given = gr.JSON(visible=False)
+    asked, given = gr.JSON(visible=False), gr.JSON(visible=False)
     with gr.Row(elem_classes="chips", elem_id="recorded"):
         explore.Recorded(first, fetch=recorded_examples, elem_classes="chips-label")
         chips = [
@@ -106,7 +112,7 @@ def build(progress: StatusLine, seen: gr.BrowserState) -> Result:
         chip.click(None, outputs=[lens, progress], js=from_page, api_visibility="private")
         chip.click(partial(point_to, trace_id), outputs=[shown, seen], queue=False, **quiet)
     for button, make in ((save, save_trace), (tokens, token_table), (neighbours, neighbour_table)):
-        button.click(make, inputs=shown, outputs=given, **quiet).success(
+        button.click(make, inputs=[shown, asked], outputs=given, js=_WHAT_IS_SHOWN, **quiet).success(
             None, inputs=given, js=explore.SAVE.read_text(encoding="utf-8"), api_visibility="private"
         )
     picture.click(
@@ -170,8 +176,12 @@ def _as_text(trace_id: str) -> str:
 
 
 @shows_errors
-def save_trace(trace_id: str | None, request: gr.Request | None = None) -> dict[str, str]:
-    trace = _finished(trace_id, request)
+def save_trace(
+    trace_id: str | None, shows: dict | None = None, request: gr.Request | None = None
+) -> dict[str, str]:
+    """shows: what the lens shows, {"trace", "without": {"chunk", "rank"} | None} or {"writing": at which
+    stage it is}; else it is the finished trace `trace_id`"""
+    trace = _shown(trace_id, shows, request)
     return {
         "name": f"{_file_name(trace)}.retro.json",
         "type": "application/json",
@@ -180,14 +190,18 @@ def save_trace(trace_id: str | None, request: gr.Request | None = None) -> dict[
 
 
 @shows_errors
-def token_table(trace_id: str | None, request: gr.Request | None = None) -> dict[str, str]:
-    trace = _finished(trace_id, request)
+def token_table(
+    trace_id: str | None, shows: dict | None = None, request: gr.Request | None = None
+) -> dict[str, str]:
+    trace = _shown(trace_id, shows, request)
     return _table(f"{_file_name(trace)}.tokens.csv", tables.tokens(trace))
 
 
 @shows_errors
-def neighbour_table(trace_id: str | None, request: gr.Request | None = None) -> dict[str, str]:
-    trace = _finished(trace_id, request)
+def neighbour_table(
+    trace_id: str | None, shows: dict | None = None, request: gr.Request | None = None
+) -> dict[str, str]:
+    trace = _shown(trace_id, shows, request)
     if not trace.data["chunks"]:
         raise InputError("Nothing was looked up for this text, so there are no neighbours to list.")
     return _table(f"{_file_name(trace)}.neighbours.csv", tables.neighbours(trace))
@@ -198,13 +212,23 @@ def _table(name: str, rows: list[list[Any]]) -> dict[str, str]:
     return {"name": name, "type": "text/csv;charset=utf-8", "text": "\ufeff" + tables.to_csv(rows)}
 
 
-def _finished(trace_id: str | None, request: gr.Request | None) -> Any:
+def _shown(trace_id: str | None, shows: dict | None, request: gr.Request | None) -> Trace:
+    shows = shows or {}
+    if shows.get("writing") == "cut off":
+        raise InputError("This text was cut off before it was measured. Run the prompt again to save it.")
+    if shows.get("writing"):
+        raise InputError("This text is not finished yet. Wait until it is, or press Stop.")
+    trace_id = shows.get("trace") or trace_id
     if not trace_id or not isinstance(trace_id, str):
         raise InputError("There is no finished trace yet. Run a prompt first.")
-    return services.trace(trace_id, policy.visitor(request))
+    trace, left_out = services.trace(trace_id, policy.visitor(request)), shows.get("without")
+    if left_out is None:
+        return trace
+    place = named_values(left_out)
+    return trace.without(whole_number(place, "chunk"), whole_number(place, "rank"))
 
 
-def _file_name(trace: Any) -> str:
+def _file_name(trace: Trace) -> str:
     beginning = "".join(token["text"] for token in trace.data["tokens"])[:200]
-    name = paths.slug("-".join((trace.data["title"] or beginning).split()[:6])).strip("-._")
+    name = paths.slug("-".join((trace.data["title"] or beginning).split()[:8])).strip("-._")
     return name or "trace"

@@ -127,7 +127,17 @@ function toggleMute(j) {
 
 // ---- Saying what was changed
 
+// What leaves the page is what is shown: the buttons that save and link read here what that is.
+function tellWhatIsShown() {
+  const { base, muted, before } = view;
+  const shows = isFinished(base)
+    ? { trace: before ? rootOf(base) : base.id, without: before ? null : muted, changed: !before && Boolean(muted || base.change) }
+    : { writing: base && base.status.stage };
+  root.dataset.shows = JSON.stringify(shows);
+}
+
 function drawNotice() {
+  tellWhatIsShown();
   const notice = part("notice");
   const change = view.base && (view.muted ? currentChange() : view.base.change);
   if (notice.contains(document.activeElement)) part("text").focus({ preventScroll: true });
