@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import unhurried_app
 
 ROOT = Path(__file__).parent.parent
+TEMPORARY = "temporary"
 
 
 @dataclass
@@ -38,6 +40,15 @@ class LiveApp:
             found for found in written.split("Traceback (most recent call last)")[1:] if ours.search(found)
         ]
 
+    def clear(self) -> None:
+        """End what was begun on this server and remove what was made on it."""
+        _end_what_goes_on(self.home, but=self.process.pid)
+        for folder in self.home.iterdir():
+            if folder.is_dir() and folder != self.home / TEMPORARY:
+                shutil.rmtree(folder)
+            elif folder.name in (unhurried_app.SLOWLY, unhurried_app.PRETEND):
+                folder.unlink()
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -46,14 +57,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def live_app(home: Path, port: int = 0, **environment: str) -> Iterator[LiveApp]:
-    """Serve from `home`, which may have been served from before; see `unhurried_app`."""
+def live_app(home: Path, port: int = 0, **environment: str | None) -> Iterator[LiveApp]:
+    """Serve from `home`, which may have been served from before; see `unhurried_app`. environment: beside
+    what is set here; None unsets. Settings that whoever runs the tests has made count for nothing"""
     port = port or free_port()
     home.mkdir(parents=True, exist_ok=True)
-    temporary = home / "temporary"
+    temporary = home / TEMPORARY
     temporary.mkdir(exist_ok=True)
     given = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith(("RETRO_", "GRADIO_"))},
         "RETRO_HOME": str(home),
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(temporary / "gradio"),
@@ -62,8 +74,7 @@ def live_app(home: Path, port: int = 0, **environment: str) -> Iterator[LiveApp]
         "PIP_NO_INDEX": "1",  # nothing is fetched by a test
         **environment,
     }
-    if "GRADIO_SERVER_NAME" not in environment:
-        given.pop("GRADIO_SERVER_NAME", None)
+    given = {name: value for name, value in given.items() if value is not None}
     path = home / "server.log"
     with open(path, "a") as log:
         process = subprocess.Popen(
@@ -79,9 +90,11 @@ def live_app(home: Path, port: int = 0, **environment: str) -> Iterator[LiveApp]
         _end_what_goes_on(home)
 
 
-def _end_what_goes_on(home: Path) -> None:
+def _end_what_goes_on(home: Path, but: int | None = None) -> None:
     """Training and measuring outlive the server that began them."""
     for folder in Path("/proc").glob("[0-9]*"):
+        if int(folder.name) == but:
+            continue
         with suppress(OSError):
             if f"RETRO_HOME={home}\0".encode() in (folder / "environ").read_bytes() + b"\0":
                 os.kill(int(folder.name), signal.SIGKILL)

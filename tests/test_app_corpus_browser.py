@@ -1,18 +1,8 @@
-"""The tab Corpus in a real browser: from a text to a search, reloads, untrusted text, small screens."""
+"""The tab Corpus in a real browser: from a text to a search, reloads, deleting, small screens."""
 
-import pytest
-from test_app_browser import (  # noqa: F401
-    CONTRAST,
-    PAYLOAD,
-    browser,
-    frames,
-    open_page,
-    pytestmark,
-    server,
-    sync_api,
-)
+from browsing import in_both_themes, page_tests, unreadable
 
-from indexing import paths
+pytestmark = page_tests
 
 INNS = "The Quibbling Heron is an inn at Marrow Ford, kept by Ada Brisket. "
 
@@ -41,7 +31,7 @@ def look(page):
     page.wait_for_selector("#card dl")
 
 
-def test_a_pasted_text_is_built_looked_into_and_used(open_page):  # noqa: F811
+def test_a_pasted_text_is_built_looked_into_and_used(open_page):
     page = open_page()
     make(page, INNS * 30)
     name_it(page, "inns")
@@ -56,6 +46,12 @@ def test_a_pasted_text_is_built_looked_into_and_used(open_page):  # noqa: F811
     assert page.locator(".finding-source mark").first.inner_text() in INNS * 30
     page.wait_for_function("document.querySelector('#map-legend').textContent.includes('◆ is your text')")
     page.wait_for_selector("#map .js-plotly-plot")
+    page.set_viewport_size({"width": 390, "height": 900})
+    for _ in in_both_themes(page):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        parts = "#steps *, #corpus-tabs [role=tab], .facts *, .findings *, .legend *, .status-line *"
+        assert not unreadable(page, parts)
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.locator("#use").click()
     page.wait_for_function("document.querySelector('#datastore input').value === 'inns'")
     assert page.get_by_role("tab", name="Explore").get_attribute("aria-selected") == "true"
@@ -64,11 +60,11 @@ def test_a_pasted_text_is_built_looked_into_and_used(open_page):  # noqa: F811
     page.locator("#listing [role=gridcell]").filter(has_text="inns", visible=True).first.wait_for()
 
 
-def test_a_reload_loses_neither_what_was_pasted_nor_what_is_being_built(server, browser):  # noqa: F811
+def test_a_reload_loses_neither_what_was_pasted_nor_what_is_being_built(server, browser):
     # Not by `open_page`: Gradio complains on the console of a connection that a reload cuts off.
     context = browser.new_context()
     page = context.new_page()
-    page.goto(server[0])
+    page.goto(server.address)
     make(page, " ".join(f"{i} {INNS}" for i in range(4000)))
     name_it(page, "long")
     pace = "document.querySelector('#index-progress')?.textContent.includes('chunks/s')"
@@ -85,11 +81,11 @@ def test_a_reload_loses_neither_what_was_pasted_nor_what_is_being_built(server, 
     # Whether the browser had noted the end before it was reloaded decides which step is shown.
     page.locator("#steps button", has_text="Text").first.click()
     page.wait_for_function("document.querySelector('#pasted textarea')?.value.startsWith('0 The Quibbling')")
-    assert not (server[2] / "datastores" / "long").exists()
+    assert not (server.home / "datastores" / "long").exists()
     context.close()
 
 
-def test_documents_are_deleted_after_a_question_and_a_datastore_after_its_name(open_page, server, tmp_path):  # noqa: F811
+def test_documents_are_deleted_after_a_question_and_a_datastore_after_its_name(open_page, server, tmp_path):
     page = open_page()
     page.get_by_role("tab", name="Corpus").click()
     table = tmp_path / "names.csv"
@@ -126,54 +122,4 @@ def test_documents_are_deleted_after_a_question_and_a_datastore_after_its_name(o
     page.locator("#remove").click()
     page.wait_for_function("document.querySelector('#store-progress').textContent.includes('Removed names')")
     page.wait_for_function("document.querySelector('#chosen input').value === 'factbook'")
-    assert not (server[2] / "datastores" / "names").exists()
-
-
-def test_untrusted_text_is_shown_as_it_is_in_every_step(open_page):  # noqa: F811
-    page = open_page()
-    make(page, PAYLOAD)
-    page.locator("#steps button", has_text="Chunks").first.click()
-    page.wait_for_selector(".preview-chunk")
-    shown = page.evaluate(
-        "[...document.querySelectorAll('.preview-chunk')]"
-        ".map(chunk => chunk.textContent.slice(chunk.firstChild.textContent.length)).join('')"
-    )
-    assert shown == PAYLOAD
-    page.locator("#to-index").click()
-    page.locator("#to-build").click()
-    name_it(page, "payload")
-    page.wait_for_function("document.querySelector('#card h4')?.textContent === 'payload'", timeout=90_000)
-    page.locator("#query textarea").fill(PAYLOAD)
-    page.locator("#search").click()
-    page.locator(".finding").first.wait_for()
-    assert PAYLOAD[:40] in page.locator(".findings").text_content()
-    page.wait_for_function("document.querySelector('#map-legend').textContent.includes('◆')")
-    page.wait_for_selector("#map .scatterlayer .point")
-    page.locator("#map .scatterlayer .point").last.hover(force=True)
-    page.locator("#map .hoverlayer text").first.wait_for()
-    assert "onerror" in page.locator("#map .hoverlayer").text_content()
-    page.locator("#documents-fold button").first.click()
-    page.locator("#documents label").first.wait_for()
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_fits_a_phone_and_its_words_can_be_read(open_page, theme):  # noqa: F811
-    page = open_page(width=390, query=f"?__theme={theme}")
-    page.get_by_role("tab", name="Corpus").click()
-    page.wait_for_selector("#steps")
-    frames(page, 10)
-    parts = '"#steps *, #corpus-tabs [role=tab], .facts *, .findings *, .legend *, .status-line *"'
-    contrast = CONTRAST.replace('".retro-lens *, #header *"', parts)
-    assert parts in contrast
-    for tab in ("Make a datastore", "Look into one"):
-        page.get_by_role("tab", name=tab).click()
-        page.wait_for_timeout(500)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert page.evaluate(contrast) >= 4.5
-    page.wait_for_selector("#card dl")
-    page.locator("#query textarea").fill("rivers")
-    page.get_by_label("by words (BM25)").check()
-    page.locator(".finding").first.wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.evaluate(contrast) >= 4.5
-    assert paths.DEMO_DATASTORE in page.locator("#card").inner_text()
+    assert not (server.home / "datastores" / "names").exists()

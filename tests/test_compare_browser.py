@@ -1,34 +1,10 @@
-"""Compare in a real browser: one click to two datastores side by side, hostile documents, small screens."""
+"""Compare in a real browser: one click to two datastores side by side."""
 
-import pytest
-from test_app_browser import (  # noqa: F401
-    BROWSER,
-    CONTRAST,
-    PAYLOAD,
-    PAYLOADS,
-    browser,
-    frames,
-    open_page,
-    server,
-)
+from browsing import page_tests
 
 from app import text
-from indexing import paths
-from indexing.build import build
-from indexing.corpus import Document
-from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
-from indexing.tokenizer import Tokenizer
 
-pytestmark = [
-    pytest.mark.page,
-    pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
-]
-
-
-def open_compare(page, part="Write side by side"):
-    page.get_by_role("tab", name="Compare").click()
-    page.get_by_role("tab", name=part).click()
-    page.wait_for_selector(".compare-columns" if part.startswith("Write") else ".same-bars")
+pytestmark = page_tests
 
 
 def wait_for(page, selector, words):
@@ -39,9 +15,11 @@ def wait_for(page, selector, words):
     )
 
 
-def test_one_click_shows_two_editions_side_by_side(open_page):  # noqa: F811
+def test_one_click_shows_two_editions_side_by_side(open_page):
     page = open_page()
-    open_compare(page)
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("tab", name="Write side by side").click()
+    page.wait_for_selector(".compare-columns")
     assert page.locator("#compare-view .compare-title").inner_text() == "Recorded example"
     assert "the 2015 edition" in page.locator("#compare-view .compare-headline").inner_text()
     page.get_by_role("button", name=text.SWAPS[3][0]).click()
@@ -58,44 +36,11 @@ def test_one_click_shows_two_editions_side_by_side(open_page):  # noqa: F811
     assert page.locator("#compare-stop").is_disabled()
 
 
-def test_hostile_documents_are_shown_as_they_are(server, browser, open_page, monkeypatch):  # noqa: F811
-    control = browser.new_page()
-    control.set_content(f"<div>{PAYLOADS[0]}</div>")
-    control.wait_for_function("window.__pwned === 'img'")  # the payload is one
-    control.close()
-    monkeypatch.setenv("RETRO_HOME", str(server[2]))
-    hostile = [Document("a", PAYLOAD, PAYLOAD, "x"), Document("b", "Plain", "Rivers flow to the sea.", "y")]
-    tokenizer = Tokenizer.load(paths.model_dir(paths.DEMO_MODEL))
-    list(build("hostile", hostile, tokenizer, open_embedder(DEFAULT_EMBEDDER)))
+def test_the_recorded_reading_shows_intervals_and_what_each_two_read_in_common(open_page):
     page = open_page()
-    open_compare(page)
-    page.locator("#compare-store-first input").click()
-    page.get_by_role("option", name="hostile").click()
-    page.locator("#compare-prompt textarea").fill(PAYLOAD)
-    page.locator("#compare-prompt textarea").press("Control+Enter")
-    wait_for(page, "#compare-progress", "Wrote")
-    shown = page.locator(".compare-column").first
-    assert PAYLOAD in shown.locator(".compare-given").text_content()
-    assert PAYLOAD in shown.locator(".compare-neighbour header").first.text_content()
-    assert PAYLOADS[0] in shown.locator(".compare-read").text_content()
-
-    open_compare(page, "Same text, other reading")
-    page.locator("#same-store input").click()
-    page.get_by_role("option", name="hostile").click()
-    page.locator("#same-beginning textarea").fill("")
-    page.locator("#same-scored textarea").fill(PAYLOAD * 2)
-    page.locator("#same-run").click()
-    wait_for(page, "#same-progress", "Read 10 of 10")
-    assert page.locator(".same-tokens").text_content() == PAYLOAD * 2
-    assert PAYLOADS[0] in page.locator(".same-neighbours").text_content()
-    page.locator(".same-tokens").focus()
-    page.keyboard.press("ArrowRight")
-    assert "nats" in page.locator(".same-tip").inner_text()
-
-
-def test_the_recorded_reading_shows_intervals_and_what_each_two_read_in_common(open_page):  # noqa: F811
-    page = open_page()
-    open_compare(page, "Same text, other reading")
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("tab", name="Same text, other reading").click()
+    page.wait_for_selector(".same-bars")
     names = page.locator(".same-name").all_inner_texts()
     assert names[0] == "no retrieval" and names[-1] == "my edit" and len(names) == 10
     assert page.locator(".same-bar em").count() == 10
@@ -108,13 +53,3 @@ def test_the_recorded_reading_shows_intervals_and_what_each_two_read_in_common(o
     )
     assert page.locator(".same-pair select").nth(1).evaluate("n => n.selectedOptions[0].text") == names[3]
     assert page.locator(".same-neighbours section").first.inner_text().startswith("In common · 2")
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("part", ["Write side by side", "Same text, other reading"])
-def test_a_phone_shows_it_without_scrolling_sideways_and_in_readable_colours(open_page, theme, part):  # noqa: F811
-    page = open_page(width=390, query=f"?__theme={theme}")
-    open_compare(page, part)
-    frames(page, 10)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.evaluate(CONTRAST.replace(".retro-lens *, #header *", ".side-by-side *, .same-text *")) >= 4.5

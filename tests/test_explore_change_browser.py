@@ -1,12 +1,8 @@
 """Changing what was read, in a real browser: at once where it was recorded, else through the model."""
 
-import pytest
-from test_app_browser import BROWSER, browser, frames, open_page, server  # noqa: F401
+from browsing import frames, page_tests
 
-pytestmark = [
-    pytest.mark.page,
-    pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
-]
+pytestmark = page_tests
 
 
 def said(page, words):
@@ -35,7 +31,7 @@ def back(page):
     page.wait_for_function("document.querySelector('.lens-notice').hidden")
 
 
-def test_a_newcomer_mutes_edits_swaps_branches_forks_and_comes_back(open_page):  # noqa: F811
+def test_a_newcomer_mutes_edits_swaps_branches_forks_and_comes_back(open_page):
     page = open_page()
     shown(page, 1)
     text, strip = page.locator(".lens-text"), page.locator(".lens-strip")

@@ -4,17 +4,13 @@ a picture. Nothing of a link becomes part of the page but as text."""
 import struct
 from urllib.parse import urlencode
 
-import pytest
+from browsing import PAYLOAD, page_tests
 from live_app import free_port, live_app
-from test_app_browser import BROWSER, PAYLOAD, browser  # noqa: F401
 from unhurried_app import SLOWLY
 
 from app import text
 
-pytestmark = [
-    pytest.mark.page,
-    pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
-]
+pytestmark = page_tests
 
 PROMPT = "The keeper of the lamp at Skerryvore wrote in his book that"
 WRITTEN = (
@@ -23,7 +19,7 @@ WRITTEN = (
 SHOWN = "id => document.querySelector('.retro-lens')?.dataset.trace === id"
 
 
-def test_a_result_comes_back_by_link_reload_and_restart_and_leaves_as_a_picture(browser, tmp_path):  # noqa: F811
+def test_a_result_comes_back_by_link_reload_and_restart_and_leaves_as_a_picture(browser, tmp_path):
     port = free_port()
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.grant_permissions(["clipboard-read", "clipboard-write"])

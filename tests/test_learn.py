@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from test_app_browser import BROWSER, CONTRAST, browser, open_page, server  # noqa: F401
+from browsing import in_a_browser
 
 from app import documents, learn, lessons, services
 from app.scripts import script
@@ -115,9 +115,8 @@ def test_no_script_of_learn_makes_markup():
 # ------------------------------------------------------------------------------------- in a browser
 
 
-@pytest.mark.page
-@pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
-def test_a_newcomer_goes_through_the_lessons_with_the_keyboard(open_page):  # noqa: F811
+@in_a_browser
+def test_a_newcomer_goes_through_the_lessons_with_the_keyboard(open_page):
     page = open_page(query="?tab=learn")
     page.locator(".lesson").nth(7).wait_for()
     lesson = {name: page.locator(".lesson").nth(i) for i, name in enumerate(("cut", "ask", "follow", "look"))}
@@ -178,16 +177,3 @@ def test_a_newcomer_goes_through_the_lessons_with_the_keyboard(open_page):  # no
     page.locator(".lens-title", has_text="Ireland").wait_for()
     assert "Chunk 2" in page.locator(".lens-card-tab[aria-selected=true]").inner_text()
     page.wait_for_function("document.querySelector('#lens').getBoundingClientRect().top < innerHeight / 2")
-
-
-@pytest.mark.page
-@pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
-def test_it_fits_a_phone_and_its_words_can_be_read(open_page):  # noqa: F811
-    page = open_page(width=390, query="?tab=learn")
-    page.locator(".lesson").nth(7).wait_for()
-    page.locator(".glossary dt").first.wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    drawn = CONTRAST.replace(".retro-lens *, #header *", ".lessons *, .glossary *, .snippets *")
-    for dark in (False, True):
-        page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", dark)
-        assert page.evaluate(drawn) >= 4.5

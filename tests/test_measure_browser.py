@@ -3,15 +3,7 @@ reload on the way, and a slider that asks nobody."""
 
 import json
 
-import pytest
-from test_app_browser import (  # noqa: F401
-    BROWSER,
-    PAYLOAD,
-    PAYLOADS,
-    browser,
-    open_page,
-    server,
-)
+from browsing import PAYLOAD, PAYLOADS, page_tests
 
 from indexing import paths
 from indexing.build import build
@@ -21,10 +13,7 @@ from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
 from indexing.tokenizer import Tokenizer
 from retro_core.measurements import list_measurements
 
-pytestmark = [
-    pytest.mark.page,
-    pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
-]
+pytestmark = page_tests
 
 
 def open_measure(page):
@@ -41,7 +30,7 @@ def choose(page, field, words):
     page.get_by_role("option", name=words).first.click()
 
 
-def test_the_recorded_measurement_is_read_without_asking_anybody(open_page):  # noqa: F811
+def test_the_recorded_measurement_is_read_without_asking_anybody(open_page):
     page = open_page(width=390)
     open_measure(page)
     assert "Retrieval helps on factbook" in page.locator(".measure-headline").inner_text()
@@ -74,12 +63,12 @@ def test_the_recorded_measurement_is_read_without_asking_anybody(open_page):  # 
         assert picture.get_attribute("aria-label") and picture.bounding_box()["width"] <= 390
 
 
-def test_a_text_of_ones_own_is_measured_through_a_reload(server, browser, open_page, monkeypatch):  # noqa: F811
+def test_a_text_of_ones_own_is_measured_through_a_reload(server, browser, open_page, monkeypatch):
     control = browser.new_page()
     control.set_content(f"<div>{PAYLOADS[0]}</div>")
     control.wait_for_function("window.__pwned === 'img'")  # such a payload does run where nobody takes care
     control.close()
-    monkeypatch.setenv("RETRO_HOME", str(server[2]))
+    monkeypatch.setenv("RETRO_HOME", str(server.home))
     bundled = Datastore.open("factbook")
     pages = [bundled.documents[number] for number in range(4)]
     tokenizer = Tokenizer.load(paths.model_dir(paths.DEMO_MODEL))
@@ -107,7 +96,7 @@ def test_a_text_of_ones_own_is_measured_through_a_reload(server, browser, open_p
     on = result["probes"]["my text"]["readings"]["on"]
     assert f"{on['bpb']:.3f}" in shown and "reading from few-pages" in shown
     assert "exact: all compared" in shown and "1 text of mine: " + PAYLOAD[:20] in shown
-    assert str(server[2]) not in shown + json.dumps(result)
+    assert str(server.home) not in shown + json.dumps(result)
     page.wait_for_function("!document.querySelector('#measure-run').disabled")
     assert page.locator("#measure-stop").is_disabled()
 

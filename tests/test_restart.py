@@ -3,11 +3,13 @@ is trained: what comes back, what the page says, which buttons can be pressed, w
 
 import pytest
 import unhurried_app
+from browsing import page_tests
 from live_app import live_app
-from test_app_browser import browser, pytestmark  # noqa: F401
 
 from indexing.datastore import Datastore
 from retro_core import run_folder
+
+pytestmark = page_tests
 
 PROMPT = "The keeper of the lamp at Skerryvore wrote in his book that"
 TEXT = "".join(
@@ -47,7 +49,7 @@ def opened(page, address):
 
 
 @pytest.fixture(scope="module")
-def page(browser):  # noqa: F811
+def page(browser):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.set_default_timeout(120_000)

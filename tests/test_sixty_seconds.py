@@ -17,14 +17,12 @@ import time
 from pathlib import Path
 
 import pytest
-from test_app_browser import BROWSER, browser, open_page, server  # noqa: F401
+from browsing import Pages, page_tests
+from live_app import live_app
 
 from app.text import EXAMPLES
 
-pytestmark = [
-    pytest.mark.page,
-    pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium"),
-]
+pytestmark = page_tests
 
 LENIENCE = 4 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 ANSWER, STREAM = 100, 1000  # ms
@@ -75,9 +73,17 @@ def click(selector, nth=0):
     return f"document.querySelectorAll({selector!r})[{nth}].click()"
 
 
-def test_the_first_minute(server, browser, open_page):  # noqa: F811
+@pytest.fixture
+def fresh(tmp_path):
+    """A server that nobody has asked for anything."""
+    with live_app(tmp_path / "served") as app:
+        yield app
+
+
+def test_the_first_minute(fresh, browser):
+    pages = Pages(browser, fresh.address)
     began = time.monotonic()
-    page = open_page()
+    page = pages.open()
     print(f"\nfirst result on the screen: {time.monotonic() - began:.2f} s")
     page.evaluate(WATCH)
     page.wait_for_function("window.retroIsBack")
@@ -89,7 +95,14 @@ def test_the_first_minute(server, browser, open_page):  # noqa: F811
     assert "35,336,133" in sides.nth(1).inner_text() and "2025" in sides.nth(1).inner_text()
     assert sides.nth(1).get_attribute("aria-pressed") == "true"
     assert "looked things up while it wrote" in page.locator("#lens").inner_text()
+    assert page.locator("h1").inner_text() == "RETRO Explorer"
+    assert "Recorded" in page.locator(".lens-title").inner_text()
+    assert page.locator(".lens-card-tab").count() >= 1 and page.locator(".lens-neighbour").count() >= 1
+    assert page.locator(".lens-reads[style*=background]").count() >= 1
     assert "not loaded" in page.locator("#pill").inner_text()
+    maps = Path(f"/proc/{fresh.process.pid}/maps")
+    if maps.exists():
+        assert "libtorch" not in maps.read_text()
     moved = shift(page)
     print(f"layout shift of the first load: {moved:.4f}")
     assert moved < SHIFT
@@ -179,3 +192,5 @@ def test_the_first_minute(server, browser, open_page):  # noqa: F811
         "document.activeElement?.closest('#pasted') !== null && document.activeElement !== null",
     )
     assert took < 2 * STREAM * LENIENCE
+    pages.check()
+    pages.close()

@@ -5,59 +5,31 @@ import json
 import os
 import re
 import secrets
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import httpx
 import pytest
+from live_app import live_app
 
 from app import janitor, owners
 
 pytestmark = pytest.mark.page
 
-ROOT = Path(__file__).parent.parent
 TEXT = "Salamanders breathe through their skin. They live under wet stones near the brook. " * 20
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """(address, home) of `python app.py` as a Space starts it, the Hub's proxy being this test."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("home")
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("RETRO_", "GRADIO_"))},
-        "RETRO_HOME": str(home),
-        "RETRO_WARM_AFTER": "-1",
-        "SPACE_ID": "somebody/retro",
-        "SPACE_HOST": "somebody-retro.hf.space",
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_SERVER_NAME": "127.0.0.1",
-        "PIP_NO_INDEX": "1",
-    }
-    with open(home / "server.log", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            if process.poll() is not None:
-                pytest.fail(f"app.py ended: {(home / 'server.log').read_text()}")
-            try:
-                httpx.get(address, trust_env=False)
-                break
-            except httpx.TransportError:
-                time.sleep(0.25)
-        yield address, home
-        assert "A handler failed" not in (home / "server.log").read_text()
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    """As a Space starts it, the Hub's proxy being this test."""
+    with live_app(
+        tmp_path_factory.mktemp("home"),
+        GRADIO_TEMP_DIR=None,
+        GRADIO_SERVER_NAME="127.0.0.1",
+        SPACE_ID="somebody/retro",
+        SPACE_HOST="somebody-retro.hf.space",
+    ) as app:
+        yield app
+        assert "A handler failed" not in app.log.read_text()
 
 
 class Visitor:
@@ -67,7 +39,7 @@ class Visitor:
     config = None
 
     def __init__(self, server, cookie=True, address=None):
-        self.http = httpx.Client(base_url=server[0], trust_env=False, timeout=60)
+        self.http = httpx.Client(base_url=server.address, trust_env=False, timeout=60)
         self.http.headers["x-forwarded-for"] = address or next(self.addresses)
         self.http.headers["x-forwarded-proto"] = "https"
         self.session = secrets.token_hex(6)
@@ -119,7 +91,7 @@ def owner(server):
 @pytest.fixture(scope="module")
 def newts(server, owner):
     """What the server calls it."""
-    return next(path.name for path in (server[1] / "datastores").glob("my-newts*"))
+    return next(path.name for path in (server.home / "datastores").glob("my-newts*"))
 
 
 def test_what_a_visitor_makes_is_there_for_them_alone(server, owner, newts):
@@ -151,7 +123,7 @@ def test_what_a_visitor_makes_is_there_for_them_alone(server, owner, newts):
             assert "my-newts" not in answers[0] or handler == "remove"
             assert "breathe through" not in answers[0], handler
             assert answers[0] == answers[1], handler  # as if there were none
-    assert (server[1] / "datastores" / newts).is_dir()
+    assert (server.home / "datastores" / newts).is_dir()
 
 
 def test_the_cookie_is_the_servers_and_kept_from_scripts_and_other_sites(server, owner):
@@ -162,8 +134,8 @@ def test_the_cookie_is_the_servers_and_kept_from_scripts_and_other_sites(server,
     headers = {"x-forwarded-proto": "https"}
     for cookie, again in ((owner.cookie, False), (owner.cookie[:-1] + "x", True), ("", True)):
         sent = {**headers, "cookie": f"{owners.SECURE_COOKIE}={cookie}"}
-        assert ("set-cookie" in httpx.get(server[0], headers=sent, trust_env=False).headers) is again
-    plain = httpx.get(server[0], trust_env=False).headers["set-cookie"]
+        assert ("set-cookie" in httpx.get(server.address, headers=sent, trust_env=False).headers) is again
+    plain = httpx.get(server.address, trust_env=False).headers["set-cookie"]
     assert plain.startswith(f"{owners.COOKIE}=") and "SameSite=Lax" in plain and "HttpOnly" in plain
 
 
@@ -203,7 +175,7 @@ def test_quotas_follow_the_address_that_the_proxy_saw(server):
     ],
 )  # fmt: skip
 def test_nothing_is_served_but_the_page(server, newts, path):
-    answer = httpx.get(server[0] + path.format(home=server[1], newts=newts), trust_env=False)
+    answer = httpx.get(server.address + path.format(home=server.home, newts=newts), trust_env=False)
     assert answer.status_code in (403, 404)
 
 
@@ -235,7 +207,7 @@ def test_other_pages_large_requests_and_others_sessions_are_turned_away(server, 
 
 def test_every_answer_tells_the_browser_what_it_may_do(server):
     for path in ("/", "/config", "/nothing", "/gradio_api/file=/etc/passwd"):
-        headers = httpx.get(server[0] + path, trust_env=False).headers
+        headers = httpx.get(server.address + path, trust_env=False).headers
         assert headers["x-content-type-options"] == "nosniff"
         content = headers["content-security-policy"]
         assert "default-src 'self'" in content and "object-src 'none'" in content
@@ -243,7 +215,7 @@ def test_every_answer_tells_the_browser_what_it_may_do(server):
 
 
 def test_what_nobody_used_is_removed_and_nothing_else(server, owner, newts, monkeypatch):
-    home = server[1]
+    home = server.home
     monkeypatch.setenv("RETRO_HOME", str(home))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(home / "tmp"))
     for name in (f".{newts}.vectors.npy.part", ".notes.vectors.npy.part"):

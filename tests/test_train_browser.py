@@ -5,17 +5,11 @@ import signal
 
 import run_worker
 import unhurried_app
-from test_app_browser import (  # noqa: F401
-    CONTRAST,
-    browser,
-    frames,
-    open_page,
-    pytestmark,
-    server,
-    sync_api,
-)
+from browsing import frames, in_both_themes, page_tests, unreadable
 
 from retro_core import run_folder
+
+pytestmark = page_tests
 
 
 def train(page):
@@ -37,8 +31,8 @@ def state(page, name, words):
     until(page, words, f"[data-run='{name}'] .run-state")
 
 
-def test_a_run_is_begun_watched_stopped_resumed_killed_compared_and_deleted(open_page, server):  # noqa: F811
-    home = server[2]
+def test_a_run_is_begun_watched_stopped_resumed_killed_compared_and_deleted(open_page, server):
+    home = server.home
     (home / unhurried_app.PRETEND).touch()
     page = open_page()
     train(page)
@@ -128,7 +122,7 @@ LATE = """() => {
 }"""
 
 
-def test_what_is_typed_stays_while_a_fold_opens_and_answers_come_late(open_page):  # noqa: F811
+def test_what_is_typed_stays_while_a_fold_opens_and_answers_come_late(open_page):
     page = open_page()
     train(page)
     until(page, "parameters", "#estimate")
@@ -148,15 +142,12 @@ def test_what_is_typed_stays_while_a_fold_opens_and_answers_come_late(open_page)
     assert {name: field.input_value() for name, field in fields.items()} == typed
 
 
-def test_it_fits_a_phone_and_its_words_can_be_read(open_page):  # noqa: F811
-    for theme in ("light", "dark"):
-        page = open_page(width=390, query=f"?tab=train&__theme={theme}")
-        train(page)
-        until(page, "parameters", "#estimate")
-        page.wait_for_selector(".samples-card")
-        frames(page, 10)
-        contrast = CONTRAST.replace(
-            '".retro-lens *, #header *"', '".run-list *, .curves *, .samples *, .facts *"'
-        )
-        assert page.evaluate(contrast) >= 4.5
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+def test_it_fits_a_phone_and_its_words_can_be_read(open_page):
+    page = open_page(width=390, query="?tab=train")
+    train(page)
+    until(page, "parameters", "#estimate")
+    page.wait_for_selector(".samples-card")
+    frames(page, 10)
+    for _ in in_both_themes(page):
+        assert not unreadable(page, ".run-list *, .curves *, .samples *, .facts *")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

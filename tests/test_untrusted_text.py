@@ -8,10 +8,10 @@ import time
 from urllib.parse import quote
 
 import pytest
+from browsing import page_tests
 from hostile_texts import ALL, LOADING, OTHERS, REMOTE, RUNNING, SEE, SEEN, TEMPLATES, WATCH
 from live_app import live_app
 from synthetic_trace import synthetic_file
-from test_app_browser import browser, pytestmark  # noqa: F401
 
 from indexing import paths
 from indexing.build import build
@@ -20,12 +20,14 @@ from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
 from indexing.tokenizer import Tokenizer
 from retro_core.measurements import LOG_FILE, ORDER_FILE, PROCESS_FILE, TEXTS_FILE
 
+pytestmark = page_tests
+
 PROMPT = " ".join([*RUNNING[:2], *TEMPLATES[:2], LOADING[0], OTHERS[0]])  # a few: the model reads it
 # A line break and what turns writing round are shown by a sign.
 PLAIN = [one for one in ALL if one.isprintable()]
 
 
-def test_there_are_over_a_hundred_and_the_probes_see_those_that_run_load_or_stay(browser):  # noqa: F811
+def test_there_are_over_a_hundred_and_the_probes_see_those_that_run_load_or_stay(browser):
     assert len(set(ALL)) == len(ALL) > 100
     page = browser.new_page()
     asked = []
@@ -109,7 +111,7 @@ def _make_measurement():
 
 
 @pytest.fixture(scope="module")
-def page(app, browser):  # noqa: F811
+def page(app, browser):
     """One page for all screens. `page.look(where)` fails if anything was taken for more than text by then."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.add_init_script(WATCH)
@@ -200,6 +202,7 @@ def test_a_trace(page, tmp_path):
         page.look(f"chunk {number + 1} of a trace")
     shows(page, ".lens-text", PLAIN[-40:])
     shows(page, ".lens-cards", PLAIN[:20])
+    shows(page, ".lens-title", PLAIN[:20])
     bad = tmp_path / f"{RUNNING[0].replace('/', '')}.json"
     bad.write_text("{")
     page.locator("input[type=file]").first.set_input_files(bad)
@@ -268,6 +271,7 @@ def test_a_datastore(page):
     for number in (0, -1):
         page.locator("#map .scatterlayer .point").nth(number).hover(force=True)
         page.locator("#map .hoverlayer text").first.wait_for()
+    shows(page, "#map .hoverlayer", ["onerror"])
     page.locator("#find textarea, #find input").first.fill(RUNNING[0])
     unfold(page)
     page.look("a datastore")
@@ -292,6 +296,8 @@ def test_comparisons(page):
     )
     page.look("texts side by side")
     shows(page, ".compare-given", [PROMPT])
+    shown = page.locator(".compare-neighbour header").all_text_contents()
+    assert shown and all(any(one in title for one in ALL) for title in shown[:2]), shown
     page.get_by_role("tab", name="Same text, other reading").click()
     choose(page, "#same-store", "hostile")
     page.locator("#same-beginning textarea").fill("")
@@ -303,6 +309,9 @@ def test_comparisons(page):
     )
     page.look("one text, read in several ways")
     shows(page, ".same-tokens", [PROMPT])
+    page.locator(".same-tokens").focus()
+    page.keyboard.press("ArrowRight")
+    assert "nats" in page.locator(".same-tip").inner_text()
 
 
 def test_runs_and_measurements(page):
