@@ -109,14 +109,14 @@ def test_samples_come_from_the_bundled_book_and_nothing_else_does():
 
 
 def test_the_advisor_says_what_it_would_build_and_refuses_what_cannot_be():
-    value = corpus_make.preview_texts(TEXT * 200, None)[0]
-    told = corpus_make.advise_again(value, "", 0, True)
-    assert told["title"].startswith("Exact search") and f"{value['chunks']:,}" in str(told["facts"])
+    *_, count = corpus_make.preview_texts(TEXT * 200, None)
+    told = corpus_make.advise_again(count, "", 0, True)
+    assert told["title"].startswith("Exact search") and f"{count:,}" in str(told["facts"])
     assert "few enough to compare all" in told["notes"][0]
-    assert "at least 39" in message(corpus_make.advise_again, value, "IVF4096,SQ8", 0, True)
-    assert "knows no index" in message(corpus_make.advise_again, value, PAYLOAD, 0, True)
-    assert "ram_mb" in message(corpus_make.advise_again, value, "", -1, True)
-    for forged in (None, {"chunks": -1}, {"chunks": "1"}, {"chunks": 1 << 80}):
+    assert "at least 39" in message(corpus_make.advise_again, count, "IVF4096,SQ8", 0, True)
+    assert "knows no index" in message(corpus_make.advise_again, count, PAYLOAD, 0, True)
+    assert "ram_mb" in message(corpus_make.advise_again, count, "", -1, True)
+    for forged in (0, -1, 1 << 80):
         assert corpus_make.advise_again(forged, "", 0, True) == {"notes": [text.NO_INDEX_YET]}
     assert [row[1] for row in corpus_index.other_sizes()] == ["SQ8", "IVF4096,SQ8", "IVF16384,SQ8"]
 
@@ -189,9 +189,9 @@ def test_replacing_a_datastore_reaches_the_search_at_once():
     ],
 )
 def test_a_bad_file_is_named_with_its_remedy(tmp_path, name, content, expected):
-    value, *_, told, _ = corpus_make.preview_texts("", upload(tmp_path, name, content))
+    value, *_, told, _, count = corpus_make.preview_texts("", upload(tmp_path, name, content))
     assert value is None and expected in told["text"] and told["tone"] == "bad"
-    assert corpus_make.expect_text("", ["there"], None, value, told) == (gr.skip(), gr.skip())
+    assert corpus_make.expect_text("", ["there"], None, count, told) == (gr.skip(), gr.skip())
     assert expected in message(corpus_make.index, "", upload(tmp_path, name, content), "mine", "", False)
 
 
@@ -199,18 +199,18 @@ def test_a_bad_file_does_not_keep_the_others_out(tmp_path):
     given = upload(tmp_path, "latin.txt", "Zürich".encode("latin-1")) + upload(
         tmp_path, "a.md", b"Herons wade."
     )
-    value, _, suggested, told, _ = corpus_make.preview_texts("", given)
+    value, _, suggested, told, _, count = corpus_make.preview_texts("", given)
     assert value["summary"].startswith("1 document") and suggested == "a"
     assert "Left out: latin.txt is not UTF-8" in told["text"] and told["tone"] == "bad"
-    assert corpus_make.expect_text("", given, None, value, told)[0].selected == 2
+    assert corpus_make.expect_text("", given, None, count, told)[0].selected == 2
     line = last(corpus_make.index("", given, "herons", "", False))[2]
     assert "1 document" in line["text"] and "1 file was left out." in line["text"]
 
 
 def test_the_next_step_waits_until_the_text_is_read():
-    stay, told = corpus_make.expect_text(TEXT, None, None, None, "")
+    stay, told = corpus_make.expect_text(TEXT, None, None, 0, "")
     assert stay == gr.skip() and "still being read" in told["text"]
-    stay, told = corpus_make.expect_text(TEXT, None, None, None, told)  # pressed again, too early
+    stay, told = corpus_make.expect_text(TEXT, None, None, 0, told)  # pressed again, too early
     assert stay == gr.skip() and "still being read" in told["text"]
 
 
@@ -254,7 +254,7 @@ def test_a_bad_name_is_refused(name, expected):
 
 def test_nothing_to_index_says_so():
     assert "no text yet" in message(corpus_make.index, "", None, "mine", "", False)
-    assert "no text yet" in corpus_make.expect_text(" ", None, None, None, "")[1]["text"]
+    assert "no text yet" in corpus_make.expect_text(" ", None, None, 0, "")[1]["text"]
 
 
 def test_a_busy_server_says_where_in_line_one_is_and_when_it_is_full(monkeypatch):

@@ -95,10 +95,18 @@ def test_documents_are_deleted_after_a_question_and_a_datastore_after_its_name(o
             f'{i} {p},"{INNS} {i}"\n' for i, p in enumerate(["plain", "<b onclick=x>", "${window.__pwned=1}"])
         )
     )
-    page.locator("#files input[type=file]").set_input_files(table)
-    page.locator("#text-told").get_by_text("3 documents").wait_for()
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7")
+    page.locator("#files input[type=file]").set_input_files([tmp_path / "broken.pdf", table])
+    page.locator("#text-told").get_by_text("Left out: Cannot read broken.pdf").wait_for()
+    assert "3 documents" in page.locator("#text-told").inner_text()
     page.locator("#to-chunks").click()
+    page.locator(".preview-notes summary", has_text="1 file was left out").wait_for()
     page.locator("#to-index").click()
+    page.get_by_text("Ask for another index").click()
+    page.locator("#index-factory input, #index-factory textarea").fill("HNSW32")
+    page.locator("#advice h4", has_text="HNSW32: a graph").wait_for()
+    page.locator("#index-factory input, #index-factory textarea").fill("")
+    page.locator("#advice h4", has_text="Exact search").wait_for()
     page.locator("#to-build").click()
     name_it(page, "names")
     page.wait_for_function("document.querySelector('#card h4')?.textContent === 'names'", timeout=90_000)
@@ -112,6 +120,9 @@ def test_documents_are_deleted_after_a_question_and_a_datastore_after_its_name(o
     page.wait_for_function(
         "document.querySelector('#store-progress').textContent.includes('as it was written')"
     )
+    # Seen from the button, which is further down than a window is high.
+    line = page.locator("#store-progress .status-line").bounding_box()
+    assert page.evaluate("scrollY") > 0 and 0 <= line["y"] < 200
     page.get_by_role("button", name="Copy, rename, export").click()
     page.locator("#export").click()
     with page.expect_download() as download:

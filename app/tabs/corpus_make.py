@@ -149,7 +149,7 @@ def build(task: gr.BrowserState) -> Made:
                     "Cancel", interactive=False, size="md", elem_id="cancel", min_width=70
                 )
             progress = StatusLine(elem_id="index-progress")
-    suggested, done = gr.State(_NAME), gr.State()
+    suggested, done, counted = gr.State(_NAME), gr.State(), gr.State(0)
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     for button, step in (
@@ -162,7 +162,7 @@ def build(task: gr.BrowserState) -> Made:
         button.click(lambda step=step: gr.Walkthrough(selected=step), outputs=steps, queue=False, **quiet)
     text_in = [pasted, files, samples]
     to_chunks.click(
-        expect_text, inputs=[*text_in, preview, told], outputs=[steps, told], queue=False, **quiet
+        expect_text, inputs=[*text_in, counted, told], outputs=[steps, told], queue=False, **quiet
     )
     asked = [factory, ram_mb, deletes]
     files.change(ask_column, inputs=files, outputs=column, queue=False, **quiet)
@@ -170,14 +170,14 @@ def build(task: gr.BrowserState) -> Made:
         [pasted.change, files.change, samples.change, column.change],
         preview_texts,
         inputs=[pasted, files, samples, *asked, column],
-        outputs=[preview, name, suggested, told, advice],
+        outputs=[preview, name, suggested, told, advice, counted],
         trigger_mode="always_last",
         **quiet,
     )
     gr.on(
         [factory.change, ram_mb.change, deletes.change],
         advise_again,
-        inputs=[preview, *asked],
+        inputs=[counted, *asked],
         outputs=advice,
         trigger_mode="always_last",
         **quiet,
@@ -215,18 +215,18 @@ def _named(name: str, label: str) -> dict[str, Any]:
 
 @shows_errors
 def expect_text(
-    pasted: str | None, files: list[str] | None, samples: list[str] | None, shown: Any, told: Any
+    pasted: str | None, files: list[str] | None, samples: list[str] | None, count: int, told: Any
 ) -> tuple[Any, Any]:
     """(the next step, a line): only where there is a text to go on with.
 
-    shown, told  value of the preview, and the line that says what is wrong with the text
+    count, told  chunks of the preview, and the line that says what is wrong with the text
     """
     if not (pasted and pasted.strip()) and not files and not samples:
         return gr.skip(), {
             "text": "There is no text yet. Paste some, choose files, or tick a country.",
             "tone": "bad",
         }
-    if not shown:
+    if not count:
         refused = isinstance(told, dict) and told.get("tone") == "bad" and told.get("text") != _STILL_READ
         return gr.skip(), gr.skip() if refused else {"text": _STILL_READ, "tone": "busy"}
     return gr.Walkthrough(selected=2), gr.skip()
@@ -246,12 +246,13 @@ def preview_texts(
     column: str | None = None,
     request: gr.Request | None = None,
 ) -> tuple[Any, ...]:
-    """(value of the preview, the box of the name, a suggested name, progress line, facts about the index).
+    """(value of the preview, the box of the name, a suggested name, progress line, facts about the index,
+    chunks).
 
     The suggestion is shown in the empty box and never written into it: it may come after a name was typed.
     """
     if not (pasted and pasted.strip()) and not files and not samples:
-        return None, gr.Textbox(placeholder=_NAME), _NAME, "", advised(0)
+        return None, gr.Textbox(placeholder=_NAME), _NAME, "", advised(0), 0
     who = permit(Action.PREVIEW, request)
     report = Report()
     given = documents_of(pasted, files, samples, report, who.rule, column=column)
@@ -259,7 +260,7 @@ def preview_texts(
         documents = list(noting_repeats(given, report))
     except CorpusError as error:  # said where it can be mended, and there until it is
         told = {"text": sentence(error), "tone": "bad"}
-        return None, gr.Textbox(placeholder=_NAME), _NAME, told, advised(0)
+        return None, gr.Textbox(placeholder=_NAME), _NAME, told, advised(0), 0
     suggested = suggestion(documents[0].title)
     value = {**preview(documents), "notes": report.sentences(settings.NOTES_SHOWN)}
     told = {"text": f"{value['summary']}.".replace("..", "."), "tone": "good"}
@@ -267,20 +268,17 @@ def preview_texts(
     if left_out.count:
         more = f" And {left_out.count - 2:,} more." if left_out.count > 2 else ""
         told = {"text": f"{told['text']} Left out: {' '.join(left_out.first[:2])}{more}", "tone": "bad"}
-    advice = advise_again(value, factory, ram_mb, deletes)
-    return value, gr.Textbox(placeholder=suggested), suggested, told, advice
+    advice = advise_again(value["chunks"], factory, ram_mb, deletes)
+    return value, gr.Textbox(placeholder=suggested), suggested, told, advice, value["chunks"]
 
 
 # --------------------------------------------------------------------------------------------- index
 
 
 @shows_errors
-def advise_again(
-    shown: dict[str, Any] | None, factory: str, ram_mb: float | None, deletes: bool
-) -> dict[str, Any]:
-    """Facts about the index for the chunks of the preview."""
-    count = shown.get("chunks") if isinstance(shown, dict) else None
-    if not isinstance(count, int) or not 0 < count <= settings.MAX_CORPUS_CHARACTERS:
+def advise_again(count: int, factory: str, ram_mb: float | None, deletes: bool) -> dict[str, Any]:
+    """Facts about the index for so many chunks."""
+    if not 0 < count <= settings.MAX_CORPUS_CHARACTERS:
         return advised(0)
     return advised(count, index_settings(factory, ram_mb, deletes))
 

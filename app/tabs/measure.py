@@ -10,7 +10,7 @@ import gradio as gr
 from app import owners, policy, services, settings
 from app.errors import shows_errors
 from app.measure import MeasureView
-from app.parts import StatusLine
+from app.parts import Facts, StatusLine
 from app.policy import Action, Visitor, permit
 from app.tabs import measure_export, measure_text, measure_view, more_models
 from app.tabs import measure_words as words
@@ -117,6 +117,11 @@ def build(page: gr.Blocks, tab: gr.Tab) -> Measure:
             elem_id="measure-swap",
         )
     progress = StatusLine(refusal, elem_id="measure-progress")
+    if refusal:
+        with gr.Row(elem_classes="step-row"):
+            Facts({"commands": [words.COMMAND]}, elem_id="measure-command")
+            if policy.on_a_space():
+                gr.DuplicateButton("Duplicate this Space", size="md", elem_id="measure-duplicate")
     with gr.Row(elem_classes="measure-row"):
         chosen = gr.Dropdown(
             choices=_recorded_choice(),

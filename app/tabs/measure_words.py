@@ -16,6 +16,9 @@ RECORDED_ABOUT = (
     "datastore that suits it. Measurements of your own are listed under Show."
 )
 
+# For one's own computer, where a page measures nothing for strangers.
+COMMAND = "python -m retro_core evaluate my-text=my-text.txt --datastore factbook --quick --out my-evaluation"
+
 # What each number means.
 MEASURED = {
     "bpb": (
