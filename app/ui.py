@@ -90,6 +90,10 @@ def build_demo() -> gr.Blocks:
         library.use.click(
             use_in_explore, inputs=library.chosen, outputs=[tabs, explorer.datastore], js=_TO_TOP, **quiet
         )
+        shown_there = explorer.result.lens.place(
+            corpus.on_map, outputs=[tabs, *library.on_map], queue=False, **quiet
+        )
+        library.follow_to_map(shown_there)
         trained.use.click(
             train_runs.use,
             inputs=[trained.chosen, trained.checkpoint],

@@ -8,7 +8,7 @@ PCA is always there and the same every time; UMAP, where umap-learn is installed
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +98,16 @@ def ask(datastore: Datastore, drawn: Map, text: str, k: int) -> Asked:
     if there.any():
         points[there] = drawn.place(_vectors(datastore, found[there]))
     return Asked(texts, drawn.place(queries), found, distances, points)
+
+
+def points_of(datastore: Datastore, drawn: Map, rows: Sequence[int]) -> np.ndarray:
+    """(n, 2) float32: where chunks stand on the map, those that were not drawn among them."""
+    points = drawn.place(_vectors(datastore, np.asarray(rows)))
+    for number, row in enumerate(rows):
+        (found,) = np.nonzero(drawn.rows == row)
+        if len(found):  # some ways to draw would place it elsewhere now
+            points[number] = drawn.points[found[0]]
+    return points
 
 
 def sampled(alive: np.ndarray, most: int) -> np.ndarray:

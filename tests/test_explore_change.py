@@ -10,7 +10,7 @@ import pytest
 
 from app import services
 from app.lens import script
-from app.tabs import explore_change, explore_change_here, explore_result
+from app.tabs import corpus_map, explore_change, explore_change_here, explore_result
 from indexing.errors import InputError
 from retro_core.trace import Trace
 
@@ -206,6 +206,27 @@ def test_a_neighbour_is_shown_where_it_stands_in_its_document():
     spelled = "".join(card["tokens"])
     assert (found["text"] + found["continuation"]).split() == spelled.split()
     assert found["title"] == card["title"] and found["offset"] == card["offset"]
+
+
+def test_a_neighbour_is_marked_on_the_map_of_its_datastore_and_on_no_other():
+    marked = corpus_map.place_of({"trace": GHANA, "chunk": 0, "rank": 1})
+    assert (marked.name, "Ghana" in marked.words) == ("factbook-2025", True)
+    _, picture, legend = next(corpus_map.show(marked.name, "pca", marked, marked.query))
+    drawn = corpus_map._map(services.snapshot(marked.name), "pca")
+    star = picture.data[-1]
+    vector = services.snapshot(marked.name).embeddings[[marked.chunk]]
+    assert np.allclose([star.x[0], star.y[0]], drawn.place(vector)[0], atol=1e-3)
+    assert legend["notes"][1].startswith("★ is neighbour #1 of chunk 1")
+    for name, query in (("factbook-2025", ""), ("factbook-2015", marked.query)):
+        _, legend = corpus_map.draw(name, query, "source", "pca", marked)
+        assert "★" not in str(legend), "something else is looked at"
+    assert explore_change_here.standing({"trace": GHANA})["map"] == ""
+    value = services.trace(GHANA).to_json()
+    gone = services.keep(Trace.from_json({**value, "datastore": {**value["datastore"], "name": "gone"}}))
+    assert "'gone'" in explore_change_here.standing({"trace": gone})["map"]
+    for forged in (None, {"trace": gone, "chunk": 0, "rank": 1}, {"trace": GHANA, "chunk": 9, "rank": 1}):
+        with pytest.raises(Exception, match=r"Expected named|'gone'|no neighbour 1"):
+            corpus_map.place_of(forged)
 
 
 def test_all_heads_come_in_small():

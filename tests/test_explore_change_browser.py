@@ -105,3 +105,9 @@ def test_a_newcomer_mutes_edits_swaps_branches_forks_and_comes_back(open_page):
     page.keyboard.press("Escape")
     page.wait_for_function("!document.querySelector('dialog.lens-full').open")
     assert page.locator(".lens-columns ~ .lens-map .lens-base").is_visible()
+
+    page.locator("[data-action=place]").first.press("Enter")
+    page.locator("#map-legend").get_by_text("★ is neighbour #1").wait_for(timeout=120_000)
+    page.locator("#map-legend").get_by_text("◆").wait_for(timeout=120_000)
+    page.locator("#results").get_by_text("#1").first.wait_for()
+    assert page.evaluate("document.activeElement.closest('#map-colour') !== null"), "the keyboard came along"

@@ -29,7 +29,7 @@ def test_a_result_comes_back_by_link_reload_and_restart_and_leaves_as_a_picture(
     page.on("pageerror", lambda error: troubles.append(str(error)))
 
     def open_(query=""):
-        page.goto(f"http://127.0.0.1:{port}/{query}")
+        page.goto(f"http://127.0.0.1:{port}/{query}", wait_until="commit")
         page.wait_for_function("window.retroIsBack")
 
     def write(tokens):

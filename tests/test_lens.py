@@ -42,7 +42,7 @@ def test_the_lens_asks_under_the_name_that_its_script_calls():
     for name in ("attention_map", "heads", "standing", "source"):
         assert f"server.{name}(" in script()
         assert getattr(lens, name)({"chunk": 1}) == {"got": {"chunk": 1}}
-    assert set(re.findall(r'trigger\("(\w+)"', script())) == {"wish", "restore"}
+    assert set(re.findall(r'trigger\("(\w+)"', script())) == {"wish", "restore", "place"}
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="needs node to run the lens's pure functions")

@@ -40,7 +40,8 @@ class RetroLens(Part):
     fetch_source    a neighbour in its document, asked with {"trace", "chunk", "rank"}
 
     Events: `wish` is a change that somebody wants, see `explore_change.wish_of`; `restore` leads back to the
-    trace {"trace"}. A value {"refused": sentence} answers a wish and leaves what is shown as it is.
+    trace {"trace"}; `place` asks where a neighbour {"trace", "chunk", "rank"} stands on the map. A value
+    {"refused": sentence} answers a wish and leaves what is shown as it is.
     """
 
     def __init__(

@@ -1,20 +1,38 @@
 """Corpus: a text of one's own -> chunks, seen first -> a datastore, to be looked into and looked after."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
-from app import policy, text
+from app import policy, services, text
+from app.errors import shows_errors
 from app.tabs import corpus_card, corpus_make, corpus_map, corpus_search
+
+# The keyboard comes along, and the map is in sight.
+_TO_MAP = """(...given) => {
+  const arrive = (patience) => {
+    const place = document.querySelector("#map-colour input:checked");
+    if (!place || !place.checkVisibility()) return patience && setTimeout(arrive, 50, patience - 1);
+    place.focus({ preventScroll: true });
+    document.querySelector("#map").scrollIntoView({ block: "center" });
+  };
+  setTimeout(arrive, 50, 100);
+  return given;
+}"""
 
 
 @dataclass
 class Corpus:
-    """What other tabs connect to. `use` means: take the datastore `chosen` to Explore."""
+    """What other tabs connect to. `use` means: take the datastore `chosen` to Explore. `follow_to_map`: after
+    an event that calls `on_map`, with these outputs, a chunk is shown on the map."""
 
     chosen: gr.Dropdown
     use: gr.Button
+    on_map: list[gr.components.Component]
+    follow_to_map: Callable[[Dependency], None]
 
 
 @dataclass
@@ -56,7 +74,7 @@ def build(page: gr.Blocks, remembered: Remembered) -> Corpus:
                     asked = corpus_search.build()
                     listing = corpus_card.build_listing()
                 with gr.Column(scale=5, min_width=300):
-                    drawn = corpus_map.build()
+                    drawn, marked = corpus_map.build(), gr.State()
                     card = corpus_card.build(choice, listing, remembered.changing)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     page.load(corpus_card.list_rows, outputs=listing, **quiet)
@@ -64,7 +82,10 @@ def build(page: gr.Blocks, remembered: Remembered) -> Corpus:
     def follow(event: Any) -> None:
         """What belongs to the chosen datastore is shown anew after `event`: quick things first."""
         event(corpus_card.show, inputs=choice.chosen, outputs=card.shown, **quiet).then(
-            corpus_map.show, inputs=[choice.chosen, drawn.method], outputs=drawn.shown, **quiet
+            corpus_map.show,
+            inputs=[choice.chosen, drawn.method, marked, asked.query],
+            outputs=drawn.shown,
+            **quiet,
         )
 
     for event in (look.select, choice.chosen.change, *(changed.then for changed in card.changes)):
@@ -82,7 +103,7 @@ def build(page: gr.Blocks, remembered: Remembered) -> Corpus:
     for event in (searched.success, drawn.colour.input, drawn.method.input):
         event(
             corpus_map.draw,
-            inputs=[choice.chosen, asked.query, drawn.colour, drawn.method],
+            inputs=[choice.chosen, asked.query, drawn.colour, drawn.method, marked],
             outputs=drawn.shown[1:],
             **quiet,
         )
@@ -95,4 +116,25 @@ def build(page: gr.Blocks, remembered: Remembered) -> Corpus:
             **quiet,
         )
     corpus_card.attach(card, page)
-    return Corpus(choice.chosen, choice.use)
+
+    def follow_to_map(event: Dependency) -> None:
+        event.success(
+            corpus_map.show,
+            inputs=[choice.chosen, drawn.method, marked, asked.query],
+            outputs=drawn.shown,
+            js=_TO_MAP,
+            **quiet,
+        ).success(corpus_search.search_if_asked, inputs=wanted, outputs=asked.found, **quiet)
+
+    on_map = [tabs, choice.chosen, asked.query, marked]
+    return Corpus(choice.chosen, choice.use, on_map, follow_to_map)
+
+
+@shows_errors
+def on_map(event: gr.EventData, request: gr.Request | None = None) -> tuple[Any, Any, Any, Any, Any]:
+    """(the page's tabs, the part of this tab, the datastore, what is looked up in it, the chunk that is
+    marked): where a neighbour stands that somebody looks at in Explore."""
+    marked = corpus_map.place_of(event._data, request)
+    choices = services.datastore_choices(policy.visitor(request))
+    chosen = gr.Dropdown(choices=choices, value=marked.name)
+    return gr.Tabs(selected="corpus"), gr.Tabs(selected="look"), chosen, marked.query, marked

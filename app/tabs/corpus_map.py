@@ -2,8 +2,9 @@
 
 import html
 import re
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ import gradio as gr
 from app import policy, services, settings, text
 from app.errors import shows_errors
 from app.parts import Legend
-from app.policy import Action, permit
+from app.policy import Action, Visitor, permit
+from app.tabs.explore_change_here import expect_datastore, named_values, neighbour_of
 from indexing import map as maps
 from indexing.datastore import Datastore
 from indexing.errors import InputError
@@ -22,7 +24,7 @@ _BY = {"section": "section", "source": "source", "document": "document"}
 _MOST_COLOURS = 8
 # Okabe and Ito's, which people tell apart who see fewer colours, in an order that begins with the clearest.
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800", "#7a5195"]
-_OTHERS, _QUERY = "#a1a1aa", "#e11d48"
+_OTHERS, _QUERY, _MARKED = "#a1a1aa", "#e11d48", "#fde047"
 _HOVER = 160  # characters of a chunk
 _LINE = re.compile(r".{1,60}(?:\s|$)|.{1,60}")
 _UNSEEN = re.compile(r"[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
@@ -37,6 +39,16 @@ class Drawn:
     colour: gr.Radio
     method: gr.Radio
     shown: list[gr.components.Component]
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A chunk that somebody wants to see among the others. query: what found it · words: what it is"""
+
+    name: str
+    chunk: int
+    query: str
+    words: str
 
 
 def build() -> Drawn:
@@ -60,8 +72,15 @@ def build() -> Drawn:
 
 
 @shows_errors
-def show(name: str | None, method: str, request: gr.Request | None = None) -> tuple[Any, Any, Any]:
-    """(how it is coloured, and as `draw`): the map without a query, in colours that tell something apart."""
+def show(
+    name: str | None,
+    method: str,
+    marked: Marked | None = None,
+    query: str | None = None,
+    request: gr.Request | None = None,
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield (how it is coloured, and as `draw`): the map without a query, in colours that tell something
+    apart. Where a chunk of it is marked, then with what found that, which takes longer."""
     colour = "document"
     if name:
         datastore = services.snapshot(name, policy.visitor(request))
@@ -71,15 +90,33 @@ def show(name: str | None, method: str, request: gr.Request | None = None) -> tu
         colour = next((by for by in _BY if 1 < counts[by] <= _MOST_COLOURS), colour)
         if counts[colour] > _MOST_COLOURS and counts["source"] > 1:
             colour = "source"
-    return colour, *draw(name, "", colour, method, request)
+    marked = marked if _is_meant(marked, name, query) else None
+    yield colour, *_shown(name, "", colour, method, marked, permit(Action.LOOK_UP, request))
+    if marked:
+        yield colour, *_shown(name, marked.query, colour, method, marked, policy.visitor(request))
 
 
 @shows_errors
 def draw(
-    name: str | None, query: str | None, colour: str, method: str, request: gr.Request | None = None
+    name: str | None,
+    query: str | None,
+    colour: str,
+    method: str,
+    marked: Marked | None = None,
+    request: gr.Request | None = None,
 ) -> tuple[Any, Any]:
-    """(figure, value of `Legend`)."""
-    who = permit(Action.LOOK_UP, request)
+    """(figure, value of `Legend`). What is marked is so until something else is looked up."""
+    marked = marked if _is_meant(marked, name, query) else None
+    return _shown(name, query, colour, method, marked, permit(Action.LOOK_UP, request))
+
+
+def _is_meant(marked: Marked | None, name: str | None, query: str | None) -> bool:
+    return marked is not None and (marked.name, marked.query) == (name, query)
+
+
+def _shown(
+    name: str | None, query: str | None, colour: str, method: str, marked: Marked | None, who: Visitor
+) -> tuple[Any, Any]:
     if not name:
         return None, {"notes": ["There is no datastore to draw yet."]}
     if colour not in _BY:
@@ -91,21 +128,39 @@ def draw(
     drawn = _map(datastore, method)
     asked = maps.ask(datastore, drawn, query, settings.SEARCH_RESULTS) if asking else None
     groups, items = grouped(datastore, drawn, colour)
-    return figure(datastore, drawn, groups, items, asked), legend(drawn, items, asked)
+    told = legend(drawn, items, asked)
+    picture = figure(datastore, drawn, groups, items, asked)
+    if marked:
+        picture.add_trace(_star(datastore, drawn, marked))
+        told["notes"].insert(1, f"★ is {marked.words}.")
+    return picture, told
 
 
+def place_of(asked: Any, request: gr.Request | None = None) -> Marked:
+    """Where a neighbour stands; asked: {"trace", "chunk", "rank"}, or anything. Raises InputError, and
+    MismatchError where its datastore is not here, or holds something else there."""
+    given, who = named_values(asked), permit(Action.LOOK_UP, request)
+    trace, card, _ = neighbour_of(given, who)
+    chunk = trace.data["chunks"][given["chunk"]]
+    origin = " ".join((card["title"] or card["document_id"]).split())
+    words = f"neighbour #{card['rank']} of chunk {chunk['index'] + 1} of the text in Explore: {origin[:80]}"
+    return Marked(expect_datastore(trace, who), card["chunk_id"], chunk["query"], words)
+
+
+_drawing = threading.Lock()
 _drawn: dict[tuple[str, str, str], maps.Map] = {}
 
 
 def _map(datastore: Datastore, method: str) -> maps.Map:
     """Drawn once for each version of a datastore; a few are kept."""
     key = str(datastore.path), datastore.identity, method
-    if key not in _drawn:
-        made = maps.draw(datastore, method)
-        while len(_drawn) >= settings.MAPS_KEPT:
-            _drawn.pop(next(iter(_drawn)), None)
-        _drawn[key] = made
-    return _drawn[key]
+    with _drawing:  # several events ask for the same one at once
+        if key not in _drawn:
+            made = maps.draw(datastore, method)
+            while len(_drawn) >= settings.MAPS_KEPT:
+                _drawn.pop(next(iter(_drawn)), None)
+            _drawn[key] = made
+        return _drawn[key]
 
 
 def grouped(datastore: Datastore, drawn: maps.Map, by: str) -> tuple[list[int], list[dict[str, Any]]]:
@@ -194,6 +249,20 @@ def figure(
             "hoverlabel": {"bgcolor": "#27272a", "font": {"color": "#fafafa", "size": 12}, "align": "left"},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8b8b94", "activecolor": "#71717a"},
         },
+    )
+
+
+def _star(datastore: Datastore, drawn: maps.Map, marked: Marked) -> Any:
+    import plotly.graph_objects as go
+
+    x, y = maps.points_of(datastore, drawn, [marked.chunk])[0]
+    return go.Scatter(
+        x=[float(x)],
+        y=[float(y)],
+        mode="markers",
+        marker={"size": 20, "symbol": "star", "color": _MARKED, "line": {"color": "#18181b", "width": 1.5}},
+        hovertext=[f"<b>{wrapped(marked.words)}</b><br>{hover(datastore, marked.chunk)}"],
+        hoverinfo="text",
     )
 
 

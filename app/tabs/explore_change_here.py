@@ -20,15 +20,20 @@ def standing(asked: Any, request: gr.Request | None = None) -> dict[str, Any]:
     """What of a trace can be had here; asked: {"trace"}, or anything.
 
     {"can": whether its neighbours can be changed, "why": not, "differs": what is another than what made it,
-    "far": for each chunk and neighbour which part of the datastore's own chunks has a nearer one, "pairs":
-    counted over how many}, or {"error": sentence}
+    "map": why its neighbours are on no map here, "" if they are on one, "far": for each chunk and neighbour
+    which part of the datastore's own chunks has a nearer one, "pairs": counted over how many}, or
+    {"error": sentence}
     """
     try:
         who = policy.visitor(request)
         trace = services.trace(short_text(named_values(asked), "trace", 100), who)
     except RetroError as error:
         return {"error": sentence(error)}
-    told: dict[str, Any] = {"can": True, "why": "", "differs": [], "far": None, "pairs": 0}
+    told: dict[str, Any] = {"can": True, "why": "", "differs": [], "map": "", "far": None, "pairs": 0}
+    try:
+        _to_look_into(trace, who)
+    except RetroError as error:
+        told["map"] = sentence(error)
     try:
         told["differs"] = _differs(trace, who)
         about = trace.data["model"]
@@ -62,25 +67,31 @@ def source(asked: Any, request: gr.Request | None = None) -> dict[str, Any]:
     """A neighbour in its document: {"title", "source", "offset", "before", "text", "continuation", "after",
     "begins", "ends"}, or {"error": sentence}. asked: {"trace", "chunk", "rank"}, or anything."""
     try:
-        given, who = named_values(asked), policy.visitor(request)
-        trace = services.trace(short_text(given, "trace", 100), who)
-        chunk, rank = whole_number(given, "chunk"), whole_number(given, "rank")
-        chunks = trace.data["chunks"]
-        cards = chunks[chunk]["neighbours"] if chunk < len(chunks) else []
-        if not 1 <= rank <= len(cards):
-            raise InputError(f"There is no neighbour {rank} of chunk {chunk + 1} in this trace.")
-        card = cards[rank - 1]
-        if card["chunk_id"] is None:
-            raise InputError("This text was typed here: it comes from no document.")
-        about = trace.data["model"]
-        datastore = _to_look_into(trace, who)
-        tokenizer = (
-            services.tokenizer(about["name"]) if _model_is_here(about["name"]) else datastore.tokenizer
-        )
-        recorded_tokens(card, datastore, tokenizer, about["chunk_size"], about["neighbour_len"])
+        _, card, datastore = neighbour_of(named_values(asked), policy.visitor(request))
         return _in_context(datastore, card["chunk_id"])
     except RetroError as error:
         return {"error": sentence(error)}
+
+
+def neighbour_of(
+    given: dict[str, Any], who: Visitor
+) -> tuple[Trace, dict[str, Any], Datastore | RetokenisedDatastore]:
+    """(the trace, a neighbour in it, the datastore that still holds it); given: {"trace", "chunk", "rank"},
+    or anything. Raises InputError, MismatchError."""
+    trace = services.trace(short_text(given, "trace", 100), who)
+    chunk, rank = whole_number(given, "chunk"), whole_number(given, "rank")
+    chunks = trace.data["chunks"]
+    cards = chunks[chunk]["neighbours"] if chunk < len(chunks) else []
+    if not 1 <= rank <= len(cards):
+        raise InputError(f"There is no neighbour {rank} of chunk {chunk + 1} in this trace.")
+    card = cards[rank - 1]
+    if card["chunk_id"] is None:
+        raise InputError("This text was typed here: it comes from no document.")
+    about = trace.data["model"]
+    datastore = _to_look_into(trace, who)
+    tokenizer = services.tokenizer(about["name"]) if _model_is_here(about["name"]) else datastore.tokenizer
+    recorded_tokens(card, datastore, tokenizer, about["chunk_size"], about["neighbour_len"])
+    return trace, card, datastore
 
 
 def _to_look_into(trace: Trace, who: Visitor) -> Datastore | RetokenisedDatastore:

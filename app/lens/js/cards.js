@@ -32,7 +32,7 @@ function focusIn(holder) {
 
 // What the buttons depend on.
 function cardsState() {
-  return [isFinished(view.base), view.before, view.muted, Boolean(view.standing && view.standing.can), Boolean(view.standing)];
+  return [isFinished(view.base), view.before, view.muted, Boolean(view.standing && view.standing.can), Boolean(view.standing), view.standing && view.standing.map];
 }
 
 // A chunk that found less than it could: a place for a text of one's own.
@@ -66,9 +66,15 @@ function cardActions(neighbour, j) {
     button.disabled = name === "source" ? neighbour.chunk_id === null || !isFinished(view.base) : !canChange() || (muted && name !== "paste");
     row.append(button);
   }
+  if (isOnMap(neighbour)) row.append(action("On the map", "place", "Among all chunks of its datastore, with the chunk that asked: in Corpus"));
   for (const button of row.children) button.setAttribute("aria-label", button.textContent + " neighbour " + neighbour.rank);
   if (mute.disabled && why) mute.title = why;
   return row;
+}
+
+function isOnMap(neighbour) {
+  const { standing } = view;
+  return neighbour.chunk_id !== null && Boolean(standing) && standing.map === "" && isFinished(view.base);
 }
 
 function nothingFound(chunk) {

@@ -261,7 +261,8 @@ function drawStanding() {
     holder.append(make("p", "", display(differs[0].name) + " has changed since this was recorded (" + differs[0].then + " → " + differs[0].here + "), but still holds everything that was read."));
     return;
   }
-  holder.append(make("b", "", "This trace can be looked at, but not changed here."), make("p", "", display(standing.why)));
+  const told = standing.map ? "This trace can be looked at, but not changed here, and its neighbours are on no map." : "This trace can be looked at, but not changed here.";
+  holder.append(make("b", "", told), make("p", "", display(standing.why)));
   for (const { what, name, then, here } of differs) {
     holder.append(make("p", "lens-num", what + " " + display(name) + ": " + (then || "unknown") + " then, " + here + " here"));
   }

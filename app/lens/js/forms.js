@@ -165,6 +165,7 @@ root.addEventListener("click", (event) => {
   if (name === "mute") toggleMute(Number(holder.dataset.neighbour));
   else if (name in openers) openers[name](button, holder.querySelector(".lens-slot"), Number(holder.dataset.neighbour));
   else if (name === "branch") openBranch(button);
+  else if (name === "place") trigger("place", { trace: view.base.id, chunk: view.chunk, rank: Number(holder.dataset.neighbour) + 1 });
   else if (name === "cancel") closeForms();
   else if (name === "back") backToOriginal();
   else if (name === "measure") askModel("change", {}, "Reading the text again without #" + view.muted.rank + "…");
