@@ -312,7 +312,7 @@ NO_BASE_HERE = (
     "There is no language model here to fit. Fetch one first: Explore → More models → smollm2-135m (93 MB)."
 )
 SIZE_HELP = "width and layers; `python -m retro_core presets` tells how many parameters"
-ESTIMATING = "What it takes is worked out when the tab is opened…"
+ESTIMATING = "What it takes is being worked out…"
 ESTIMATED_LATER = (
     "The texts are cut into the base's own tokens and embedded first, about a minute for each 2,000 chunks. "
     "Time and memory can be told once that is done; the run is refused if memory or disk would not suffice."

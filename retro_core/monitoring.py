@@ -396,6 +396,8 @@ def sample(
         prompt_tokens=m,
         title=f"{run}, step {step:,}: a held-out text",
     )
+    for card, chunk in zip(trace.data["chunks"][0]["neighbours"], found.ids[0].tolist(), strict=False):
+        card["title"] = f"chunk {chunk:,} of what it reads"
     return Sampled(
         step,
         tokenizer.decode(prompt[prompt != data.pad_id]),

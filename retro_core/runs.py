@@ -217,10 +217,8 @@ def gains(name: str) -> list[list[float | None]]:
     neighbours, in nats per token; None where that was not measured."""
     found: dict[int, list[float | None]] = {}
     for event in _all_samples(_folder(name)):
-        on, off = (event.get(key) for key in ("lp_on", "lp_off"))
-        both = zip(on, off, strict=False) if isinstance(on, list) and isinstance(off, list) else ()
-        told = [(_finite(a), _finite(b)) for a, b in both]
-        known = [a - b for a, b in told if a is not None and b is not None]
+        both = zip(event["lp_on"], event["lp_off"], strict=True)
+        known = [on - off for on, off in both if on is not None and off is not None]
         found.setdefault(event["step"], []).append(sum(known) / len(known) if known else None)
     return [found[step] for step in sorted(found)]
 
@@ -644,7 +642,26 @@ def _all_samples(folder: Path) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=4)
 def _read_samples(path: Path, size: int, changed: int) -> list[dict[str, Any]]:
-    return [event for event in _all_lines(path) if event["event"] == "Sampled"]
+    return [_sample(event) for event in _all_lines(path) if event["event"] == "Sampled"]
+
+
+def _sample(event: dict[str, Any]) -> dict[str, Any]:
+    """What a line says, in the types that are promised: the file may be damaged, or anybody's."""
+    words = {
+        key: value if isinstance(value := event.get(key), str) else ""
+        for key in ("prompt", "on", "off", "original")
+    }
+    lists = {
+        key: value if isinstance(value := event.get(key), list) else []
+        for key in ("tokens", "lp_on", "lp_off", "read")
+    }
+    told = {"read": [text for text in lists["read"] if isinstance(text, str)]}
+    for key in ("lp_on", "lp_off"):
+        told[key] = [_finite(value) for value in lists[key]]
+    whole = len(told["lp_on"]) == len(told["lp_off"]) == len(lists["tokens"])
+    if not whole or not all(isinstance(token, str) for token in lists["tokens"]):
+        lists["tokens"] = told["lp_on"] = told["lp_off"] = []
+    return {"step": event["step"], **words, "tokens": lists["tokens"], **told}
 
 
 def _tail(path: Path, size: int) -> str:

@@ -228,6 +228,9 @@ def test_buttons_are_what_the_state_allows():
         assert dict(now.facts["value"]["facts"])["Gain from reading"] == "+0.500"
     assert now.fold["open"] and now.log.endswith("line 39\nRETRO_HOME/secret")
     assert "process is gone" in now.facts["value"]["notes"][0]
+    assert not shown("done", [], {}).fold["visible"], "it printed nothing"
+    (paths.runs_dir() / "dead" / "config.json").write_text("{")
+    assert not shown("dead", [], {}).resume["visible"], "nobody knows with what"
     states = {run["name"]: run["state"] for run in now.listing["runs"]}
     assert states == {"active": "running", "done": "finished", "dead": "failed"}
     run_folder.ask_to_stop(paths.runs_dir() / "active")
@@ -298,9 +301,9 @@ def test_what_the_component_sends_may_be_anything():
 def test_a_sample_is_seen_in_the_lens_as_it_was_read():
     folder = forged("one")
     run_worker.keep_trace(folder, 7)
-    (folder / "samples.jsonl").write_text(json.dumps({**run_worker.sampled(7), "lp_on": [-1.0, None]}) + "\n")
+    (folder / "samples.jsonl").write_text(json.dumps({**run_worker.sampled(7), "lp_on": [-0.1, None]}) + "\n")
     now = shown("one", [], {})
-    assert now.samples["gains"] == [[2.0]], "where both are known"
+    assert now.samples["gains"] == [[pytest.approx(2.9)]], "where both are known"
     (sample,) = train_runs.fetch_samples({"run": "one", "step": 7})["samples"]
     assert sample["traced"]
     asked = SimpleNamespace(_data={"run": "one", "step": 7, "number": 0})

@@ -1,6 +1,7 @@
 """A training run stops anywhere and goes on as if nothing had happened; it learns to use what it reads."""
 
 import dataclasses
+import gzip
 import json
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.evaluation.windows import probe, window_losses
 from retro_core.generation import generate
 from retro_core.model import PositionBias, Retro, RMSNorm
-from retro_core.monitoring import Evaluated, Saved, Started, StepDone
+from retro_core.monitoring import Evaluated, Log, Saved, Started, StepDone
 from retro_core.presets import resolve_model
-from retro_core.run_folder import METRICS_FILE, SAMPLES_FILE, checkpoints, read_status
+from retro_core.run_folder import METRICS_FILE, SAMPLES_FILE, checkpoints, read_status, sample_path
 from retro_core.schedule import copy_share, learning_rate
+from retro_core.trace import Trace
 from retro_core.training import load_run, parameter_groups
 
 
@@ -98,6 +100,20 @@ def test_samples_are_what_the_model_writes(material, tokenizer):
             expected = logits.log_softmax(-1)[torch.arange(M - 1, 2 * M - 1), whole[M:]]
             assert line[f"lp_{name}"] == pytest.approx(expected.tolist(), abs=1e-3)
         assert "".join(line["tokens"]) == line["original"] and len(line["read"]) == 2
+        path = sample_path(paths.runs_dir() / "try", 3, line["number"])
+        trace = Trace.from_json(json.loads(gzip.decompress(path.read_bytes()))).data
+        assert [token["id"] for token in trace["tokens"]] == text[: 2 * M].tolist()
+        for name in ("lp_on", "lp_off"):
+            told = [token[name] for token in trace["tokens"][M:]]
+            assert told == pytest.approx(line[name], abs=1e-3)
+        (chunk,) = trace["chunks"]
+        assert chunk["read"] == [M, 2 * M] and chunk["attention"]["rows"] == M
+        assert all(card["influence"] and card["title"].startswith("chunk ") for card in chunk["neighbours"])
+    list(training.train(config(material, samples=2, steps=6)))
+    kept = paths.runs_dir() / "try" / "samples"
+    assert len(list(kept.iterdir())) == 4
+    Log(kept.parent, 5, tensorboard=False)
+    assert {path.name[:12] for path in kept.iterdir()} == {"step-0000003"}, "as it goes on from step 5"
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 9])

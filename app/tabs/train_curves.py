@@ -1,5 +1,6 @@
 """What Train shows of runs, as pure views of what they logged: values of the components in `app.train`."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -39,7 +40,7 @@ def listed(infos: Sequence[RunInfo], chosen: str | None, compared: Sequence[str]
 
 def line(info: RunInfo) -> str:
     """Where a run stands, in one line."""
-    words = [f"step {info.step:,} of {info.steps:,}"]
+    words = [f"step {_progress(info)}"]
     on, off = (_number((info.held_out or {}).get(key)) for key in ("on", "off"))
     if on is not None and off is not None:
         words.append(f"On {on:.2f}, Off {off:.2f}")
@@ -56,7 +57,7 @@ def line(info: RunInfo) -> str:
 def facts(info: RunInfo) -> dict[str, Any]:
     """The value of `Facts` about one run."""
     on, off = (_number((info.held_out or {}).get(key)) for key in ("on", "off"))
-    rows = [["State", info.state], ["Step", f"{info.step:,} of {info.steps:,}"]]
+    rows = [["State", info.state], ["Step", _progress(info)]]
     loss = _number((info.training or {}).get("loss"))
     if on is not None and off is not None:
         rows += [["On", f"{on:.3f}"], ["Off", f"{off:.3f}"], ["Gain from reading", f"{off - on:+.3f}"]]
@@ -140,13 +141,19 @@ def duration(seconds: float) -> str:
     return f"{hours} h {rest:02} min"
 
 
+def _progress(info: RunInfo) -> str:
+    """Of a run whose files are damaged it is not known how far it was to go."""
+    return f"{info.step:,} of {info.steps:,}" if info.steps else f"{info.step:,}"
+
+
 def _short(value: Any) -> str:
     words = said(str(value))
     return words if len(words) <= 48 else f"…{words[-47:]}"
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
 
 
 def _rounded(columns: dict[Any, list[float | None]]) -> dict[Any, list[float | None]]:

@@ -125,7 +125,9 @@ def build(task: gr.BrowserState) -> Form:
     typed.keep([*chosen, pasted, own_name])
     # What a preset stands for is no news: without the server it is there before anything can be typed.
     presets = json.dumps({name: preset_values(name) for name in RUN_PRESETS}, ensure_ascii=False)
-    preset.input(None, preset, [told, base, model, *numbers], js=f"(chosen) => ({presets})[chosen]", **quiet)
+    waits = json.dumps(Facts.text({"notes": [text.ESTIMATING]}), ensure_ascii=False)
+    chooses = f"(chosen) => [{waits}, ...({presets})[chosen]]"
+    preset.input(None, preset, [estimate, told, base, model, *numbers], js=chooses, **quiet)
     shows_own = f"(chosen) => ({{__type__: 'update', visible: chosen === {json.dumps(OWN)}}})"
     source.change(None, source, own, js=shows_own, **quiet)
     gr.on(

@@ -90,8 +90,11 @@ def build() -> Shown:
     ]  # fmt: skip
     shown = Shown(chosen, compared, seen, parts, use, checkpoint, samples, told)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    listing.choose(choose, inputs=[compared], outputs=[*shown.all, sure, told], **quiet)
-    listing.compare(compare, inputs=[chosen], outputs=shown.all, **quiet)
+    # A click while another is being answered counts too.
+    listing.choose(
+        choose, inputs=[compared], outputs=[*shown.all, sure, told], trigger_mode="multiple", **quiet
+    )
+    listing.compare(compare, inputs=[chosen], outputs=shown.all, trigger_mode="multiple", **quiet)
     acted = {"inputs": shown.asked, "outputs": [*shown.all, told], **quiet}
     stop_button.click(stop, **acted)
     resume_button.click(resume, **acted)
@@ -161,7 +164,8 @@ def _parts(
         return [listed, *(hidden,) * 6, gr.update(choices=[]), *_recorded(), hidden, ""]
     mine = policy.rule(Action.MANAGE_RUN, who.mode, who.role).allowed and who.may_change(info.name)
     saved = [one.step for one in checkpoints(info.folder)]
-    can_resume = mine and info.state in (STOPPED, FAILED)
+    can_resume = mine and info.state in (STOPPED, FAILED) and bool(info.settings)
+    log = train_curves.said(info.log or runs.log_tail(info.name, _LOG_BYTES))
     usable = mine and bool(saved) and may_use(who)
     asked = run_folder.stop_asked(info.folder)
     return [
@@ -177,8 +181,8 @@ def _parts(
         _checkpoints(info, saved, usable),
         _curves(info, compared),
         _samples(info.name, info.name),
-        gr.update(visible=True, open=True) if info.state == FAILED else gr.update(visible=True),
-        train_curves.said(info.log or runs.log_tail(info.name, _LOG_BYTES)),
+        gr.update(visible=bool(log), open=info.state == FAILED),
+        log,
     ]
 
 

@@ -60,7 +60,7 @@ function writeLines(run, alone) {
   return [
     ...layers.map(({ layer, strength }) => ({
       label: "layer " + layer, end: "layer " + layer, points: points({ step, tokens, strength }, "strength"), style: "layer" })),
-    { label: layers.length ? "mean" : run.written?.length === 1 ? "layer " + run.written[0].layer : "write strength", end: layers.length ? "mean" : "", points: points(run.held_out, "write_strength"), style: "bold" },
+    { label: layers.length ? "mean" : alone && run.written?.length === 1 ? "layer " + run.written[0].layer : "write strength", end: layers.length ? "mean" : "", points: points(run.held_out, "write_strength"), style: "bold" },
   ];
 }
 

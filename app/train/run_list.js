@@ -1,6 +1,8 @@
 // value: {runs: [{name, shown, state, fraction, line, colour}], chosen, compared: [name], empty, note}
 const holder = element.querySelector(".run-list");
 const marked = new Set();
+const before = []; // what was marked before the last ticks: an answer that says so is from before them
+const keyOf = (names) => JSON.stringify([...names].sort());
 
 function chip(state) {
   const node = make("span", "run-state", state);
@@ -25,6 +27,7 @@ function row(run, value) {
     box.checked = marked.has(run.name);
     box.setAttribute("aria-label", "Compare " + run.shown);
     box.addEventListener("change", () => {
+      before.push(keyOf(marked));
       if (box.checked) marked.add(run.name);
       else marked.delete(run.name);
       trigger("compare", { names: [...marked] });
@@ -40,8 +43,13 @@ function show() {
   const value = given() || { runs: [] };
   const active = element.contains(document.activeElement) ? document.activeElement : null;
   const focused = active?.dataset.run ?? active?.getAttribute("aria-label");
-  marked.clear();
-  for (const name of value.compared || []) marked.add(name);
+  const said = value.compared || [];
+  if (!before.includes(keyOf(said))) {
+    before.length = 0;
+    marked.clear();
+    for (const name of said) marked.add(name);
+  }
+  for (const name of [...marked]) if (!value.runs.some((run) => run.name === name)) marked.delete(name);
   holder.replaceChildren();
   if (!value.runs.length) {
     holder.append(make("p", "runs-empty", value.empty || ""));

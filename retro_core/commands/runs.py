@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import shlex
 import sys
 import time
@@ -261,12 +262,15 @@ def _losses(on: Any, off: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else "-"
+    return f"{value:.4f}" if _is_finite(value) else "-"
 
 
 def _difference(one: Any, other: Any) -> str:
-    both = isinstance(one, int | float) and isinstance(other, int | float)
-    return f"{one - other:+.4f}" if both else "-"
+    return f"{one - other:+.4f}" if _is_finite(one) and _is_finite(other) else "-"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _as_json(info: RunInfo) -> dict[str, Any]:
