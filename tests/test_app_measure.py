@@ -4,8 +4,10 @@ import base64
 import csv
 import io
 import json
+import shlex
 import zipfile
 
+import gradio as gr
 import pytest
 from app_calls import message
 from test_evaluate_command import held, run, undrawn  # noqa: F401
@@ -17,7 +19,7 @@ from app.tabs import measure_words as words
 from indexing import paths
 from indexing.corpus import Document
 from indexing.errors import InputError
-from retro_core import measurements
+from retro_core import cli, measurements
 from retro_core.evaluation.result import load_result
 from retro_core.evaluation.tables import guarded, tables
 
@@ -28,9 +30,21 @@ def view(result, **more):
     return measure_view.view(result, name="n", title="t", about="a", **more)
 
 
+def test_strangers_are_given_the_command_that_their_refusal_speaks_of(monkeypatch):
+    monkeypatch.setenv("RETRO_MODE", "public")
+    with gr.Blocks() as page, gr.Tab("Measure") as tab:
+        measure.build(page, tab)
+    shown = {block.elem_id: block for block in page.blocks.values()}
+    assert "the command" in shown["measure-progress"].value
+    assert words.COMMAND in shown["measure-command"].value
+    program, *arguments = shlex.split(words.COMMAND.removeprefix("python -m "))
+    assert program == "retro_core" and cli._parser().parse_args(arguments).probes
+
+
 def test_the_tab_begins_with_the_recorded_measurement_as_it_is_in_its_file():
     drawn, result = measure._recorded_value()["shown"], load_result(RECORDED)
     assert len(json.dumps(drawn)) < 300_000
+    assert [point["x"] for point in drawn["probes"][0]["k"]] == [1, 2, 3, 5, 10, 20]
     assert drawn["headline"][0].startswith("Retrieval helps on factbook (perplexity 0.72")
     for probe, (name, source) in zip(drawn["probes"], result["probes"].items(), strict=True):
         assert probe["name"] == name

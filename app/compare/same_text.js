@@ -56,8 +56,8 @@ function side(one) {
 function sides(value) {
   const marked = value.settings.map(side);
   if (!marked.some(Boolean)) return [];
-  const first = value.settings[0].name;
-  const keys = [["same-better", "better than with “" + display(first) + "”"], ["same-worse", "worse"], ["", "no different, or it may be chance"]];
+  const than = " than with “" + display(value.settings[0].name) + "”";
+  const keys = [["same-better", "better" + than], ["same-worse", marked.includes("same-better") ? "worse" : "worse" + than], ["", "no different, or it may be chance"]];
   return [make("p", "compare-note", ...keys.filter(([name]) => marked.includes(name)).map(([name, words]) => make("span", "same-key same-side " + name, words)))];
 }
 
@@ -228,7 +228,7 @@ function overlaps(value) {
     });
     return make("tr", "", make("th", "", names[row]), ...cells);
   });
-  const head = make("tr", "", make("th", "", "of those of …"), ...names.map((name) => make("th", "", "also read by " + name)));
+  const head = make("tr", "", make("th", "", "neighbours of ↓"), ...names.map((name) => make("th", "", "also read by " + name)));
   const grid = scrolls("neighbours in common", make("div", "same-table same-overlaps", make("table", "", make("thead", "", head), make("tbody", "", ...body))));
   return [make("h4", "", "Neighbours in common", make("span", "compare-by", "of each two ways to read; a click compares the two")), grid];
 }
