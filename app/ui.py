@@ -74,7 +74,7 @@ def build_demo() -> gr.Blocks:
             with gr.Tab("Train", id="train") as train_tab:
                 trained = train.build(demo, train_tab, making)
             with gr.Tab("Measure", id="measure") as measuring:
-                measured = measure.build(demo, measuring)
+                measured = measure.build(measuring)
             with gr.Tab("Learn", id="learn") as learning:
                 taught = learn.build()
         gr.Markdown(text.PRIVACY + _shared(), elem_id="privacy")
@@ -120,9 +120,8 @@ def build_demo() -> gr.Blocks:
         choices = [*read, library.chosen, explorer.base]
         demo.load(refresh, inputs=choices, outputs=[pill, *choices], **quiet)
         explore_return.wire(demo, explorer, tabs, explored, writing, lost, share)
-        for event in (demo.load, measuring.select):
-            event(measure.refresh, inputs=measured.choices, outputs=measured.choices, **quiet)
-        demo.load(compare.refresh, inputs=comparison.choices, outputs=comparison.choices, **quiet)
+        measuring.select(measure.refresh, inputs=measured.choices, outputs=measured.choices, **quiet)
+        compare_tab.select(compare.refresh, inputs=comparison.choices, outputs=comparison.choices, **quiet)
         tick = gr.Timer(3)
         for event in (tick.tick, explorer.chose.then):
             event(show_status, inputs=read, outputs=[pill, tick], concurrency_limit=None, **quiet)

@@ -1,17 +1,57 @@
 """The lens and the small parts show untrusted text: nothing of it may reach a template or markup."""
 
+import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from app.lens import RetroLens, script
-from app.parts import ChunkPreview, StatusLine
+from app.parts import ChunkPreview, Drawn, StatusLine
+
+APP = Path(__file__).parent.parent / "app"
 
 
 def parts():
     return [RetroLens(None, fetch_map=lambda request: {}), StatusLine(), ChunkPreview()]
+
+
+def test_a_value_travels_as_one_text_that_only_one_function_reads():
+    value = {"columns": [["<b>", 1.5, None]], "text": "\u2028 ${x} </script>"}
+    for part in (Drawn(value), RetroLens(value, fetch_map=lambda request: {})):
+        assert isinstance(part.value, str) and json.loads(part.value) == value
+    assert Drawn(None).value is None
+    for path in APP.rglob("*.js"):
+        reads = path.name in ("elements.js", "status.js")  # the latter's is small, and travels as it is
+        assert reads == ("props.value" in path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node to run the function")
+def test_what_cannot_be_read_is_a_sentence_until_something_can_be():
+    checks = """
+    const assert = require("node:assert");
+    const said = [];
+    const node = () => ({ append(words) { said.words = words; }, remove() { said.pop(); } });
+    const document = { createElement: node };
+    const element = { querySelector: () => said[0] ?? null, prepend: (node) => said.push(node) };
+    const props = { value: "" };
+    assert.strictEqual(given(), null);
+    props.value = '{"a": [1, "<b>"]}';
+    const first = given();
+    assert.deepStrictEqual(first, { a: [1, "<b>"] });
+    assert.strictEqual(given(), first, "parsed once");
+    props.value = '{"a": ';
+    assert.strictEqual(given() ?? given(), null);
+    const sentence = "What came from the server cannot be read. Reload the page.";
+    assert.deepStrictEqual([said.length, said.words], [1, sentence]);
+    props.value = '{"a": 2}';
+    assert.deepStrictEqual([given(), said.length], [{ a: 2 }, 0]);
+    """
+    elements = (APP / "elements.js").read_text(encoding="utf-8")
+    done = subprocess.run(["node", "-e", elements + checks], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("part", parts(), ids=lambda part: type(part).__name__)

@@ -261,7 +261,7 @@ def refresh(
     other_store: str,
     request: gr.Request | None = None,
 ) -> list[dict[str, Any]]:
-    """On every page view: what was made since the start. What is chosen is sent back only if it is gone."""
+    """As the tab is opened: what was made since the start. What is chosen is sent back only if it is gone."""
     who = policy.visitor(request)
 
     def update(choices: list[tuple[str, str]], value: str, default: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Measure:
     choices: list[gr.components.Component]
 
 
-def build(page: gr.Blocks, tab: gr.Tab) -> Measure:
+def build(tab: gr.Tab) -> Measure:
     """Lay out the tab, inside the `gr.Tab` that is `tab`, and wire it."""
     refusal = policy.refusal(Action.EVALUATE)
     gr.Markdown(words.INTRO, elem_classes="compare-intro")
@@ -181,7 +181,6 @@ def build(page: gr.Blocks, tab: gr.Tab) -> Measure:
         button.click(_exporter(kind), inputs=chosen, outputs=saved, **quiet).success(
             None, inputs=saved, js=measure_export.SAVE_JS, api_visibility="private"
         )
-    page.load(arrive, inputs=seen, outputs=shown, queue=False, **quiet)
     return Measure([model, datastore])
 
 
@@ -333,7 +332,7 @@ def _seen(name: str, who: Visitor) -> Measurement:
 def arrive(
     chosen: str | None, beside: str | None, drawn: list[Any] | None, request: gr.Request | None = None
 ) -> tuple[Any, ...]:
-    """As `look`, when the page or the tab is opened: what is going on comes first."""
+    """As `look`, when the tab is opened: what is going on comes first."""
     who = policy.visitor(request)
     running = next((one for one in _visible(who) if one.active), None)
     if running is not None and chosen in (None, RECORDED):
