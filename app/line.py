@@ -65,13 +65,12 @@ class Line:
 
     @contextmanager
     def served(self) -> Iterator[None]:
-        """Around what the first in line came for: its time tells others how long they wait."""
+        """Around what the first in line came for: its time tells others how long they wait; that of what was
+        refused would not."""
         started = time.monotonic()
-        try:
-            yield
-        finally:
-            with self._moved:
-                self._took.append(time.monotonic() - started)
+        yield
+        with self._moved:
+            self._took.append(time.monotonic() - started)
 
     def is_wanted(self) -> bool:
         """Whether others wait for whoever is being served."""

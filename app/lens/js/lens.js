@@ -20,7 +20,7 @@ function show(trace) {
   const continues = view.base && rootOf(view.base) === rootOf(trace);
   if (isFinished(trace)) originals.set(trace.id, trace);
   if (originals.size > 6) originals.delete(originals.keys().next().value);
-  Object.assign(view, { trace, base: trace, muted: null, before: false, masked: false, waiting: "", refused: "" });
+  Object.assign(view, { trace, base: trace, muted: null, before: false, masked: false, waiting: "", refused: "", standing: null });
   closeForms();
   root.dataset.trace = trace.id || "";
   if (!continues) Object.assign(view, { chosen: false, hover: null, pinned: null, column: null, neighbour: null, heads: [] });

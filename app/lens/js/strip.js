@@ -113,7 +113,7 @@ function farWarning(chunk) {
   if (!measured.length) return "";
   const nearest = measured.reduce((a, b) => (b.distance < a.distance ? b : a));
   const share = farOf(chunk.index, nearest.rank - 1);
-  const words = known(share) ? farText(share) : nearest.distance > 1 ? "out of 0 (the same) to 4 (the opposite)" : "";
+  const words = known(share) ? farText(share) : nearest.distance > 1 ? "nearer to 2 (unrelated) than to 0 (the same)" : "";
   return words ? "⚠ No close neighbour: the nearest, L2 " + nearest.distance.toFixed(2) + ", is " + words + ". Expect little help." : "";
 }
 
