@@ -29,17 +29,36 @@ def tab(page, name):
     page.get_by_role("tab", name=name, exact=True).click()
 
 
-def can(page, *buttons):
-    """Whether each of them can be pressed."""
-    return [page.locator(f"#{name}").is_enabled() for name in buttons]
+def buttons(page, **wanted):
+    """Wait until each of them can be pressed, or cannot: an answer may set one a moment before another."""
+    until(
+        page,
+        " && ".join(
+            f"document.querySelector('#{name}').disabled === {str(not can).lower()}"
+            for name, can in wanted.items()
+        ),
+    )
 
 
 def write_a_lot(page):
     page.locator("#prompt textarea").fill(PROMPT)
+    if not page.locator("#max_new_tokens").is_visible():
+        page.locator("#settings button").first.click()
     page.locator("#max_new_tokens input[type=number]").fill("1000")
     page.locator("#run").click()
     until(page, says(".lens-stage", "writing"))
-    assert can(page, "run", "stop") == [False, True]
+    buttons(page, run=False, stop=True)
+
+
+def build_inns(page, pasted):
+    """From the first step of the wizard to its last."""
+    page.locator("#pasted textarea").fill(pasted)
+    page.locator("#text-told").get_by_text("of 64 tokens").wait_for()
+    page.locator("#to-chunks").click()
+    page.locator("#to-index").click()
+    page.locator("#to-build").click()
+    page.locator("#corpus-name input, #corpus-name textarea").fill("inns")
+    page.locator("#index").click()
 
 
 def opened(page, address):
@@ -65,17 +84,13 @@ def test_what_a_reload_and_a_killed_server_leave(tmp_path, page, monkeypatch):
         (home / file).touch()
     with live_app(home) as first:
         opened(page, first.address)
-        page.locator("#settings button").first.click()
         write_a_lot(page)
 
         opened(page, first.address)  # anew, in the middle of it
         until(page, "document.querySelector('#prompt textarea').value.includes('Skerryvore')")
-        until(page, "!document.querySelector('#stop').disabled")  # it goes on, and can be stopped
-        assert can(page, "run", "stop") == [False, True]
+        buttons(page, run=False, stop=True)  # it goes on, and can be stopped
         page.locator("#stop").click()
         until(page, says("#progress", "Stopped after"))
-        if not page.locator("#max_new_tokens").is_visible():
-            page.locator("#settings button").first.click()
 
         tab(page, "Train")
         page.wait_for_selector("#train-start")
@@ -85,13 +100,7 @@ def test_what_a_reload_and_a_killed_server_leave(tmp_path, page, monkeypatch):
         page.locator("#train-start").click()
         until(page, says("[data-run='mine'] .run-state", "running"))
         tab(page, "Corpus")
-        page.locator("#pasted textarea").fill(TEXT)
-        page.locator("#text-told").get_by_text("of 64 tokens").wait_for()
-        page.locator("#to-chunks").click()
-        page.locator("#to-index").click()
-        page.locator("#to-build").click()
-        page.locator("#corpus-name input, #corpus-name textarea").fill("inns")
-        page.locator("#index").click()
+        build_inns(page, TEXT)
         until(page, says("#index-progress", "chunks/s"))
         tab(page, "Explore")
         write_a_lot(page)
@@ -102,20 +111,25 @@ def test_what_a_reload_and_a_killed_server_leave(tmp_path, page, monkeypatch):
         with live_app(home, first.port) as second:
             opened(page, second.address)
             until(page, "document.querySelector('#prompt textarea').value.includes('Skerryvore')")
-            assert can(page, "run", "stop") == [True, False]
+            buttons(page, run=True, stop=False)
             until(page, says(".lens-stage", "cut off after"))
             assert "Skerryvore" in page.locator(".lens-text").inner_text()
 
             tab(page, "Corpus")
             until(page, says("#index-progress", "started anew"))
             assert "It was not finished" in page.locator("#index-progress").inner_text()
-            assert can(page, "index", "cancel") == [True, False]
+            buttons(page, index=True, cancel=False)
             assert not (home / "datastores" / "inns").exists()
-            assert "inns" not in page.locator("#listing").all_inner_texts()
+            page.get_by_role("tab", name="Look into one").click()
+            listed = page.locator("#listing [role=gridcell]")
+            listed.filter(has_text="factbook", visible=True).first.wait_for()
+            assert listed.filter(has_text="inns").count() == 0
+            page.get_by_role("tab", name="Make a datastore").click()
 
             tab(page, "Train")
             until(page, says("[data-run='mine'] .run-state", "running"))
-            assert page.locator("#run-stop").is_visible() and not page.locator("#run-resume").is_visible()
+            page.locator("#run-stop").wait_for()
+            page.locator("#run-resume").wait_for(state="hidden")
             now = run_folder.read_status(home / "runs" / "mine")
             assert now.pid == before.pid and now.step >= before.step
             page.locator("#run-stop").click()
@@ -125,19 +139,13 @@ def test_what_a_reload_and_a_killed_server_leave(tmp_path, page, monkeypatch):
             (home / unhurried_app.SLOWLY).unlink()
             tab(page, "Corpus")
             page.locator("#steps button", has_text="Text").first.click()
-            page.locator("#pasted textarea").fill(TEXT[:20_000])
-            page.locator("#text-told").get_by_text("of 64 tokens").wait_for()
-            page.locator("#to-chunks").click()
-            page.locator("#to-index").click()
-            page.locator("#to-build").click()
-            page.locator("#corpus-name input, #corpus-name textarea").fill("inns")
-            page.locator("#index").click()
+            build_inns(page, TEXT[:20_000])
             until(page, says("#store-progress", "Built"))
             tab(page, "Explore")
-            page.locator("#run").click()
-            page.wait_for_timeout(1000)
+            (home / unhurried_app.SLOWLY).touch()
+            write_a_lot(page)
             page.locator("#stop").click()
-            until(page, "/Stopped|Wrote|Left the line/.test(document.querySelector('#progress').innerText)")
+            until(page, says("#progress", "Stopped after"))
             assert second.tracebacks() == []
     monkeypatch.setenv("RETRO_HOME", str(home))
     assert Datastore.open("inns").num_documents == 1  # its sizes and hashes are compared

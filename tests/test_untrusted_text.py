@@ -271,7 +271,6 @@ def test_a_datastore(page):
     for number in (0, -1):
         page.locator("#map .scatterlayer .point").nth(number).hover(force=True)
         page.locator("#map .hoverlayer text").first.wait_for()
-    shows(page, "#map .hoverlayer", ["onerror"])
     page.locator("#find textarea, #find input").first.fill(RUNNING[0])
     unfold(page)
     page.look("a datastore")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SLOWLY, PRETEND = "slowly", "pretend"
-PAUSE = 0.05  # seconds before each event of a run: a thousand tokens take the better part of a minute
+PAUSE = 0.2  # seconds before each event of a run: a thousand tokens take minutes, longer than a page comes up
 
 
 def main() -> None:
