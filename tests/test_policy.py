@@ -105,7 +105,7 @@ def handler_of(action):
     """(one that does this, what it needs to come to asking)"""
     return {
         Action.LOOK_UP: (corpus_search.search, {}),
-        Action.PREVIEW: (corpus_make.preview_texts, {"files": ["missing.txt"]}),
+        Action.PREVIEW: (corpus_make.preview_texts, {"samples": ["nowhere"]}),
         Action.GENERATE: (explore.run, {"task": explore.WRITE}),
         Action.SCORE: (explore.run, {"task": explore.READ}),
         Action.COMPARE: (compare.run, {}),
