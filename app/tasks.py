@@ -73,6 +73,15 @@ def start(kind: str, subject: str, work: Work, who: Visitor | None = None) -> Ta
     return task
 
 
+# What a browser is given to remember when there is nothing: Gradio does not store None over something.
+NOTHING: dict[str, str] = {}
+
+
+def memory(task: "Task", active: bool) -> dict[str, str]:
+    """What a browser shall remember of a task, see `remembered`."""
+    return {"task": task.id, "name": task.subject, "kind": task.kind} if active else NOTHING
+
+
 def remembered(known: Any, who: Visitor | None = None) -> tuple[str, "Task | None"] | None:
     """What a browser remembers of a task, which may be anything: (its subject, the task if this server still
     knows it); None where it remembers nothing."""

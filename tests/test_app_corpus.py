@@ -45,7 +45,7 @@ def quiet_tasks():
 def build(content, name, replace=False, **more):
     """The last of what `index` shows: (what is done, line)."""
     *_, (known, done, line, *_) = corpus_make.index(content, None, name, "suggested", replace, **more)
-    assert known is None
+    assert not known
     return done, line
 
 
@@ -143,7 +143,7 @@ def test_cancelling_leaves_nothing():
     known, *_ = next(steps)
     corpus_make.cancel(known)
     known, _, line, start, cancel = last(steps)
-    assert known is None and "nothing was changed" in line["text"]
+    assert not known and "nothing was changed" in line["text"]
     assert start["interactive"] and not cancel.interactive
     left = [path.name for path in paths.datastores_dir().glob("*")]
     assert left in ([], [".rivers.lock"])
@@ -156,7 +156,7 @@ def test_building_goes_on_without_the_page_and_is_found_again_by_who_has_its_id(
     for shown in corpus_make.reattach(known):
         assert shown[-1].selected == 4
     assert "Built 'rivers'" in shown[2]["text"] and shown[1]["name"] == "rivers"
-    assert last(corpus_make.reattach({"task": "guessed", "name": "rivers"}))[0] is None
+    assert not last(corpus_make.reattach({"task": "guessed", "name": "rivers"}))[0]
     monkeypatch.setattr(tasks, "_tasks", type(tasks._tasks)())  # the server is started anew
     (_, _, line, *_) = last(corpus_make.reattach(known))
     assert "started anew" in line["text"] and "1 documents" in line["text"] and "version 1" in line["text"]
@@ -165,7 +165,7 @@ def test_building_goes_on_without_the_page_and_is_found_again_by_who_has_its_id(
     (paths.datastores_dir() / ".others.vectors.npy.part").touch()
     assert "goes on from there" in corpus_make.lost("others")
     for forged in ({"task": 1, "name": "x"}, {"task": "x", "name": 1}, [], "x"):
-        assert last(corpus_make.reattach(forged))[0] is None
+        assert not last(corpus_make.reattach(forged))[0]
     assert "cannot be used" in message(corpus_make.reattach, {"task": "x", "name": "../../etc"})
 
 
@@ -333,10 +333,11 @@ def test_colours_go_to_the_largest_groups_and_the_others_share_one(tmp_path):
     assert [
         item["name"] for item in corpus_map.grouped(store, corpus_map._map(store, "pca"), "source")[1]
     ] == ["rows.jsonl"]
-    assert corpus_map.show("rows", "pca")[0] == "document"  # as all are of one source, and have no sections
+    # All are of one source, and have no sections.
+    assert last(corpus_map.show("rows", "pca"))[0] == "document"
     assert corpus_map.group_of("Factbook 2025, africa/ag") == "Factbook 2025, africa"
     assert corpus_map.section_of("Peru — Geography") == "Geography" != corpus_map.section_of("Peru—x")
-    assert corpus_map.show(paths.DEMO_DATASTORE, "pca")[0] == "section"
+    assert last(corpus_map.show(paths.DEMO_DATASTORE, "pca"))[0] == "section"
 
 
 # -------------------------------------------------------------------------------------------- change

@@ -202,12 +202,12 @@ def test_a_page_that_is_loaded_anew_finds_what_is_being_made(begun):
 
     task = tasks.start("train", "later", work)
     events = list(train_form.reattach({"task": task.id, "name": "later"}))
-    assert events[-1][0] is None and events[-1][1]["name"] == "later"
+    assert not events[-1][0] and events[-1][1]["name"] == "later"
     (lost,) = train_form.reattach({"task": "of another server", "name": "later"})
     assert "started anew while later was being prepared" in lost[2]["text"]
     for anything in (None, {"task": 3, "name": []}):
         (nothing,) = train_form.reattach(anything)
-        assert nothing[0] is None
+        assert not nothing[0]
 
 
 def test_buttons_are_what_the_state_allows():

@@ -425,7 +425,7 @@ def _watched(task: tasks.Task) -> Iterator[tuple[Any, ...]]:
     """(what the browser remembers, what is done, progress, button to start, button to cancel) until the task
     has ended."""
     for now in tasks.watch(task):
-        known = {"task": task.id, "name": task.subject, "kind": task.kind} if now.active else None
+        known = tasks.memory(task, now.active)
         done = {"name": task.subject, "line": now.line} if now.state == tasks.DONE else None
         yield known, done, now.line, gr.update(interactive=not now.active), gr.Button(interactive=now.active)
         if now.state == tasks.FAILED:
@@ -438,7 +438,7 @@ def reattach(known: Any, request: gr.Request | None = None) -> Iterator[tuple[An
     task, line = found_again(known, request)
     if task is None:
         step = gr.Walkthrough(selected=4) if line else gr.skip()
-        yield None, None, line or gr.skip(), gr.skip(), gr.skip(), step
+        yield tasks.NOTHING, None, line or gr.skip(), gr.skip(), gr.skip(), step
         return
     for shown in _watched(task):
         yield *shown, gr.Walkthrough(selected=4)

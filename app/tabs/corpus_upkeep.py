@@ -219,7 +219,7 @@ def _followed(
 
 def _watched(task: tasks.Task, who: Visitor) -> Iterator[tuple[tuple[Any, ...], tasks.Task]]:
     for now in tasks.watch(task):
-        known = {"task": task.id, "name": task.subject, "kind": task.kind} if now.active else None
+        known = tasks.memory(task, now.active)
         download = gr.DownloadButton(visible=False)
         choice = gr.skip()
         if now.state == tasks.DONE and task.kind == "export":
@@ -238,7 +238,7 @@ def reattach(known: Any, request: gr.Request | None = None) -> Iterator[tuple[An
     """What was begun before the page was loaded anew."""
     task, line = corpus_make.found_again(known, request)
     if task is None:
-        yield None, line or gr.skip(), *(gr.skip(),) * 3
+        yield tasks.NOTHING, line or gr.skip(), *(gr.skip(),) * 3
         return
     for shown, _ in _watched(task, policy.visitor(request)):
         yield shown

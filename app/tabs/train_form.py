@@ -490,7 +490,7 @@ def _prepared(
 def _watched(task: tasks.Task) -> Iterator[tuple[Any, ...]]:
     """As `start`, until the task has ended."""
     for now in tasks.watch(task):
-        known = {"task": task.id, "name": task.subject, "kind": task.kind} if now.active else None
+        known = tasks.memory(task, now.active)
         begun = now.result if now.state == tasks.DONE else gr.skip()
         yield (
             known, begun, now.line, gr.update(interactive=not now.active),
@@ -505,12 +505,12 @@ def reattach(known: dict[str, Any] | None, request: gr.Request | None = None) ->
     """What was being made before the page was loaded anew."""
     found = tasks.remembered(known, policy.visitor(request))
     if found is None:
-        yield None, *(gr.skip(),) * 4
+        yield tasks.NOTHING, *(gr.skip(),) * 4
         return
     name, task = found
     if task is None:
         line = {"text": text.RUN_LOST.format(name=owners.shown(name)), "tone": "bad"}
-        yield None, gr.skip(), line, gr.skip(), gr.skip()
+        yield tasks.NOTHING, gr.skip(), line, gr.skip(), gr.skip()
         return
     yield from _watched(task)
 
