@@ -301,7 +301,7 @@ def test_comparisons(page):
     choose(page, "#same-store", "hostile")
     page.locator("#same-beginning textarea").fill("")
     page.locator("#same-scored textarea").fill(PROMPT)
-    page.locator("#same-edit textarea").fill(PROMPT)
+    page.locator("#same-edit textarea").fill(ALL[0])  # a neighbour holds 128 tokens
     page.locator("#same-run").click()
     page.wait_for_function(
         "document.querySelector('#same-progress').textContent.includes('Read ')", timeout=120_000
