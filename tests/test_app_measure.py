@@ -33,7 +33,7 @@ def view(result, **more):
 def test_strangers_are_given_the_command_that_their_refusal_speaks_of(monkeypatch):
     monkeypatch.setenv("RETRO_MODE", "public")
     with gr.Blocks() as page, gr.Tab("Measure") as tab:
-        measure.build(page, tab)
+        measure.build(tab)
     shown = {block.elem_id: block for block in page.blocks.values()}
     assert "the command" in shown["measure-progress"].value
     assert words.COMMAND in shown["measure-command"].value
