@@ -26,7 +26,7 @@ from indexing.catalogue import State
 from indexing.chunks import ChunkStore
 from indexing.corpus import Document
 from indexing.embedder import Embedder, check_probes, is_same, open_embedder
-from indexing.errors import DatastoreError, InputError, MismatchError
+from indexing.errors import CheckpointError, DatastoreError, InputError, MismatchError
 from indexing.flat import open_flat
 from indexing.index import (
     Index,
@@ -163,7 +163,7 @@ class Datastore:
                 if birth(path) == before[1]:
                     return datastore
                 # Replaced meanwhile: what was opened may be the former's catalogue and the new one's files.
-            except (DatastoreError, FileNotFoundError) as error:
+            except (DatastoreError, CheckpointError, FileNotFoundError) as error:
                 # Somebody may have compacted or replaced it between our reading what there is and opening it,
                 # or be in the middle of replacing it, when for a moment there is none.
                 busy = files.recover_abandoned(path) or _seen(path) != before

@@ -16,9 +16,10 @@ from indexing.build import append, build, repair
 from indexing.bundle import export, import_bundle
 from indexing.corpus import Document
 from indexing.datastore import Datastore, list_datastores
-from indexing.errors import CorpusError, DatastoreError, InputError, MismatchError
+from indexing.errors import CheckpointError, CorpusError, DatastoreError, InputError, MismatchError
 from indexing.manifest import file_facts
 from indexing.segment import SEGMENT_FILES, Stacked
+from indexing.tokenizer import Tokenizer
 from indexing.upkeep import compact, copy, delete, remove, rename, verify
 
 M = 16
@@ -309,3 +310,27 @@ def test_arrays_end_to_end_are_one_array():
     for row in (19, [0, 19]):
         with pytest.raises(IndexError):
             joined[row]
+
+
+def test_a_tokenizer_that_is_replaced_while_it_is_opened_is_opened_again(
+    notes, tokenizer, embedder, monkeypatch
+):
+    load, calls = Tokenizer.load, []
+
+    def in_the_middle(folder):
+        """Between the look whether the file is there and its reading, the datastore is replaced."""
+        calls.append(folder)
+        if len(calls) == 1:
+            list(build("notes", MORE, tokenizer, embedder, chunk_size=M, replace=True))
+            raise CheckpointError("tokenizer.json is not a tokenizer file: No such file or directory")
+        return load(folder)
+
+    monkeypatch.setattr(Tokenizer, "load", in_the_middle)
+    assert texts(Datastore.open("notes", embedder=embedder)) == expected(*MORE)
+
+    def damaged(folder):
+        raise CheckpointError("tokenizer.json is not a tokenizer file")
+
+    monkeypatch.setattr(Tokenizer, "load", damaged)
+    with pytest.raises(CheckpointError, match="is not a tokenizer file"):
+        Datastore.open("notes", embedder=embedder)

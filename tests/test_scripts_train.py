@@ -237,6 +237,7 @@ def test_a_place_is_read_by_pointer_and_keys_and_enlarged(blank):  # noqa: F811
     assert min(shown) < 500 and page.is_hidden(".curve-whole")
     # The same as a table.
     page.click(".curve-table summary")
+    page.wait_for_selector(".curve-table tbody tr")  # a fold tells of its opening a moment later
     rows = page.eval_on_selector_all(
         ".curve-table tbody tr",
         "(rows) => rows.map((row) => [...row.children].map((cell) => cell.textContent))",

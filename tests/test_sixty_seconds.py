@@ -100,6 +100,7 @@ def test_the_first_minute(fresh, browser):
     assert page.locator(".lens-card-tab").count() >= 1 and page.locator(".lens-neighbour").count() >= 1
     assert page.locator(".lens-reads[style*=background]").count() >= 1
     assert "not loaded" in page.locator("#pill").inner_text()
+    page.wait_for_timeout(3000)  # what the page asks for by itself is being answered
     maps = Path(f"/proc/{fresh.process.pid}/maps")
     if maps.exists():
         assert "libtorch" not in maps.read_text()

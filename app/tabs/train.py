@@ -60,7 +60,7 @@ def build(page: gr.Blocks, tab: gr.Tab, making: gr.BrowserState) -> Train:
         **quiet,
     )
     typed.take(begun, form.offered, form.offers).then(train_runs.show, **looked).then(
-        train_form.preview, inputs=form.asked[:-3], outputs=form.previewed, **quiet
+        train_form.preview_after, inputs=[form.begun, *form.asked[:-3]], outputs=form.previewed, **quiet
     )
     page.load(train_form.reattach, inputs=making, outputs=form.watched, concurrency_limit=None, **quiet)
     return Train(shown.chosen, shown.checkpoint, shown.use, shown.samples, shown.told, tick)

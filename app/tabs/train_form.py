@@ -291,6 +291,14 @@ def preview(
     return estimated(config, wanted), commands(config, wanted), shown_settings(config)
 
 
+def preview_after(
+    begun: dict[str, Any] | None, request: gr.Request | None = None, *chosen: Any
+) -> tuple[Any, Any, Any]:
+    """What `preview` says of what is `chosen`, once a run has begun: the next one has another name. Gradio
+    asks at each start of the page too, when none has, and what that takes would bring torch with it."""
+    return preview(*chosen, request=request) if begun else (gr.skip(),) * 3
+
+
 def _rule(who: Visitor) -> Rule:
     return policy.rule(Action.TRAIN, who.mode, who.role)
 
