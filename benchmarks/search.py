@@ -175,7 +175,8 @@ def started(options: argparse.Namespace, n: int, truth: np.ndarray) -> tuple[Any
         "queries": str((options.vectors / "queries.npy").resolve()), "threads": os.cpu_count(),
         "truth": str((folder / f"truth-{n}.npy").resolve()),
     })  # fmt: skip
-    there = [name for name in peers.answer() if not options.peers or name.split()[0] in options.peers]
+    wanted = set(options.peers)
+    there = [name for name in peers.answer() if not wanted or wanted & {name, name.split()[0]}]
     print(f"  peers: {', '.join(there) or 'none is installed there'}", file=sys.stderr)
     return peers, process, there
 
@@ -211,7 +212,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--vectors", type=Path, metavar="DIR", help="what benchmarks.text_vectors made")
     result.add_argument("--n", type=int, nargs="+", default=[100_000, 1_000_000], help="how many vectors")
     result.add_argument("--peer-python", default="", metavar="PATH", help="a Python that has the peers")
-    result.add_argument("--peers", nargs="+", default=[], help="only these: hnswlib usearch autofaiss")
+    result.add_argument(
+        "--peers",
+        nargs="+",
+        default=[],
+        help='only these: hnswlib usearch (or one kind, "usearch f16") autofaiss',
+    )
     result.add_argument("--rounds", type=int, default=10, help="turns of 50 queries (default 10)")
     result.add_argument("--threads", type=int, default=0, help="of the machine's own facts")
     result.add_argument("--quick", action="store_true", help="a toy size, without text: does it run?")
