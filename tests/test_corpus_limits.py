@@ -17,6 +17,7 @@ from corpus_files import archive, page, parquet, pdf
 from indexing.corpus import Document, Limits, documents, read_files
 from indexing.corpus.archives import MAX_UNPACKED
 from indexing.corpus.child import Child
+from indexing.corpus.documents import PIECE
 from indexing.errors import CorpusError
 
 ROOT = Path(__file__).parent.parent
@@ -206,7 +207,7 @@ def test_a_long_text_is_never_in_memory_at_once(tmp_path, megabytes):
     times = -(-megabytes * 1_000_000 // len(lines.encode()))
     file_characters = len(lines.replace("\r\n", "\n")) * times
     total, longest, peak = measured(tmp_path, READ_LONG)
-    assert total == file_characters and longest <= 1_000_000
+    assert total == file_characters and longest <= PIECE
     assert peak < 60_000_000
     if megabytes == 30:  # the control: held at once it is more
         whole = READ_LONG.replace("document.pieces()", "[document.text]").replace("max(lengths)", "1")
@@ -225,10 +226,10 @@ def test_the_pieces_of_a_file_are_those_of_its_text(tmp_path):
     assert "".join(pieces) == clean == streamed.text
     for before, piece in pairwise(pieces):
         assert piece[0].isspace() and not before[-1].isspace()
-    assert max(map(len, pieces)) <= 1_000_000 and min(map(len, pieces[:-1])) > 990_000
+    assert max(map(len, pieces)) <= PIECE and min(map(len, pieces[:-1])) > 0.99 * PIECE
     assert list(Document("a", "a", clean, "a").pieces()) == pieces
     blankless = Document("a", "a", "東" * 2_500_000, "a")
-    assert [len(piece) for piece in blankless.pieces()] == [1_000_000, 1_000_000, 500_000]
+    assert [len(piece) for piece in blankless.pieces()] == 5 * [PIECE]
     assert list(Document("a", "a", "", "a").pieces()) == []
 
 

@@ -10,7 +10,9 @@ from typing import BinaryIO
 
 from indexing.errors import CorpusError
 
-PIECE = 1_000_000  # characters; a tokenizer given a text of 50 MB at once takes minutes and gigabytes
+# Characters. A tokenizer that is given a text of 50 MB at once takes minutes and gigabytes, and during a piece
+# nobody can stop the work.
+PIECE = 500_000
 
 _MAX_CONTROLS = 0.005  # share of control characters above which a text is taken for binary
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\r\f")
