@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from indexing.errors import CorpusError
 
-# Characters. A tokenizer that is given a text of 50 MB at once takes minutes and gigabytes, and during a piece
-# nobody can stop the work.
+# Characters. A tokenizer that is given a text of 50 MB at once takes minutes and gigabytes, and during one
+# piece nobody can stop the work.
 PIECE = 500_000
 
 _MAX_CONTROLS = 0.005  # share of control characters above which a text is taken for binary
