@@ -84,8 +84,8 @@ def wire(
     wish = gr.State(None)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     # A chained event knows nothing of what the lens sent, so the wish waits in a state. Only the queue tells
-    # the page that another one waits there.
-    lens.wish(take, outputs=wish, concurrency_limit=None, **quiet)
+    # the page that another one waits there. A second wish while the first is on its way is none to be dropped.
+    lens.wish(take, outputs=wish, concurrency_limit=None, trigger_mode="multiple", **quiet)
     done = work.wire(
         [wish.change],
         fulfil,
@@ -98,7 +98,9 @@ def wire(
         waiting="Waiting for the model…",
         running=running,
     )
-    restored = lens.restore(restore, outputs=[lens, progress, shown], queue=False, **quiet)
+    restored = lens.restore(
+        restore, outputs=[lens, progress, shown], queue=False, trigger_mode="multiple", **quiet
+    )
     return [done, restored]
 
 
