@@ -70,7 +70,7 @@ def wire(
         # Those in line wait inside of the handler, where they can be told so.
         concurrency_id=f"in line for {queue}",
         concurrency_limit=settings.MAX_IN_LINE + 2,
-        # The last work's answer may be there before its event is over; what is begun then must not be dropped.
+        # The last work's answer may be there before its event is over: what is begun then is not dropped.
         trigger_mode="multiple",
         **quiet,
     )

@@ -79,13 +79,16 @@ def build(page: gr.Blocks, remembered: Remembered) -> Corpus:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     page.load(corpus_card.list_rows, outputs=listing, **quiet)
 
+    # One after the other as they were asked for: a map without the query must not come after that with it.
+    mapped = {**quiet, "concurrency_id": "map", "concurrency_limit": 1, "trigger_mode": "multiple"}
+
     def follow(event: Any) -> None:
         """What belongs to the chosen datastore is shown anew after `event`: quick things first."""
         event(corpus_card.show, inputs=choice.chosen, outputs=card.shown, **quiet).then(
             corpus_map.show,
             inputs=[choice.chosen, drawn.method, marked, asked.query],
             outputs=drawn.shown,
-            **quiet,
+            **mapped,
         )
 
     for event in (look.select, choice.chosen.change, *(changed.then for changed in card.changes)):
@@ -105,7 +108,7 @@ def build(page: gr.Blocks, remembered: Remembered) -> Corpus:
             corpus_map.draw,
             inputs=[choice.chosen, asked.query, drawn.colour, drawn.method, marked],
             outputs=drawn.shown[1:],
-            **quiet,
+            **mapped,
         )
     for event in made.events(page):
         event.success(
@@ -123,7 +126,7 @@ def build(page: gr.Blocks, remembered: Remembered) -> Corpus:
             inputs=[choice.chosen, drawn.method, marked, asked.query],
             outputs=drawn.shown,
             js=_TO_MAP,
-            **quiet,
+            **mapped,
         ).success(corpus_search.search_if_asked, inputs=wanted, outputs=asked.found, **quiet)
 
     on_map = [tabs, choice.chosen, asked.query, marked]

@@ -84,7 +84,7 @@ def wire(
     wish = gr.State(None)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     # A chained event knows nothing of what the lens sent, so the wish waits in a state. Only the queue tells
-    # the page that another one waits there. A second wish while the first is on its way is none to be dropped.
+    # the page that another one waits there. A wish while another is on its way is not dropped.
     lens.wish(take, outputs=wish, concurrency_limit=None, trigger_mode="multiple", **quiet)
     done = work.wire(
         [wish.change],
