@@ -276,6 +276,7 @@ def launch_options() -> dict[str, Any]:
         "server_name": settings.host(),
         "server_port": settings.port(),
         "theme": theme(),
+        "head": f"<style>{(_HERE / 'around.css').read_text(encoding='utf-8')}</style>",
         "css_paths": [
             _HERE / "style.css",
             lens.STYLE,
