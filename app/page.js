@@ -21,6 +21,29 @@
     document.querySelector(button).click();
   });
 
+  // Gradio notes what is typed (app/typed.py) a moment after it is. Where it fills what a fold or a tab holds
+  // within that moment, what was there before comes back; then it is typed anew.
+  const FRAMES = 5; // the noting takes one, the filling two
+  const typing = new Map();
+  let again = false;
+  document.addEventListener("input", ({ target }) => {
+    if (again || !target.matches("textarea, input[type=text], input[type=number]")) return;
+    const typed = target.value;
+    typing.set(target, typed);
+    let left = FRAMES;
+    const look = () => {
+      if (left-- === 0 || typing.get(target) !== typed) return;
+      if (target.value === typed) return requestAnimationFrame(look);
+      again = true;
+      target.value = typed;
+      target.dispatchEvent(new Event("input", { bubbles: true }));
+      again = false;
+    };
+    requestAnimationFrame(look);
+  }, true);
+  // What a key or a click does to the field meanwhile is meant.
+  for (const meant of ["keydown", "pointerdown"]) document.addEventListener(meant, () => typing.clear(), true);
+
   // Arrow keys move between tabs, and one of a row of tabs is reached by the Tab key.
   const rowOf = (tab) => [...tab.closest("[role=tablist]").querySelectorAll("[role=tab]:not([aria-disabled=true])")];
   const isOurs = (target) => target.matches?.("[role=tab]") && target.closest(".tab-wrapper");

@@ -76,6 +76,21 @@ def frames(page, count=3):
     )
 
 
+# Frames come late, as on a busy computer.
+LATE_FRAMES = """() => {
+  const frame = window.requestAnimationFrame;
+  window.requestAnimationFrame = (then) => setTimeout(() => frame(then), 700);
+}"""
+
+
+# And what waits for a moment does so for longer than that, as on a computer that is busier still: Gradio has
+# not noted yet what was typed when it fills what a fold holds.
+LATE_MOMENTS = """() => {
+  const later = window.setTimeout;
+  window.setTimeout = (then, ms, ...more) => later(then, ms || 1000, ...more);
+}"""
+
+
 def settled(page, quiet=150, patience=3000):
     """Wait until nothing has changed on the page for `quiet` ms: what was clicked has been drawn."""
     page.evaluate(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app import owners, policy, same_text, services, settings, side_by_side, text, work
+from app import owners, policy, same_text, services, settings, side_by_side, text, typed, work
 from app.compare import SameText, SideBySide
 from app.errors import shows_errors
 from app.live import LiveText
@@ -103,6 +103,7 @@ def _build_writing() -> list[gr.components.Component]:
                 _slider("temperature", "Temperature", 0.05, 0.0),
                 gr.Number(**_named("seed", "Seed"), precision=0),
             ]
+    typed.keep([prompt, sampling[-1]])
     view = SideBySide(services.recorded_comparison("side-by-side"), elem_id="compare-view")
     work.wire(
         [run_button.click, prompt.submit],
@@ -155,6 +156,7 @@ def _build_reading() -> list[gr.components.Component]:
                 elem_id="same-edit",
             )
             num_neighbours = _slider("num_neighbours", "Neighbours (k)", 1, elem_id="same-k")
+    typed.keep([beginning, scored, edit])
     forms = gr.CheckboxGroup(
         choices=_reading_choices(), value=READ_AT_FIRST, label="Read it with", elem_id="same-forms"
     )

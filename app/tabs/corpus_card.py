@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import owners, policy, services, settings, text
+from app import owners, policy, services, settings, text, typed
 from app.errors import sentence, shows_errors
 from app.parts import Facts, StatusLine
 from app.policy import Action, Visitor, permit
@@ -124,7 +124,7 @@ def build(choice: Choice, listing: gr.Dataframe, task: gr.BrowserState) -> Card:
                 export_button = gr.Button("Export as one file", size="md", elem_id="export")
                 download = gr.DownloadButton("Download", visible=False, size="md", elem_id="download")
         with gr.Accordion("Remove it", open=False, elem_classes="fold", elem_id="remove-fold"):
-            typed = gr.Textbox(
+            retyped = gr.Textbox(
                 label="Type the datastore's name to remove it",
                 info="Everything in it is removed, and cannot be got back.",
                 max_lines=1,
@@ -135,6 +135,7 @@ def build(choice: Choice, listing: gr.Dataframe, task: gr.BrowserState) -> Card:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     unlimited = {"concurrency_limit": None, **quiet}
     page = [listed, back, on, first]
+    typed.keep([words, pasted, column, new_name, retyped])
     for event, step in ((back.click, -settings.DOCUMENTS_A_PAGE), (on.click, settings.DOCUMENTS_A_PAGE)):
         event(turn(step), inputs=[chosen, words, first], outputs=page, **quiet)
     files.change(ask_column, inputs=files, outputs=column, queue=False, **quiet)
@@ -160,7 +161,7 @@ def build(choice: Choice, listing: gr.Dataframe, task: gr.BrowserState) -> Card:
     ]
     for button, handler, name in (
         (rename_button, upkeep.rename, new_name),
-        (remove_button, upkeep.remove, typed),
+        (remove_button, upkeep.remove, retyped),
     ):
         changes.append(
             button.click(handler, inputs=[chosen, name, task], outputs=[chosen, progress, name], **quiet)

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import policy, services, settings, tasks, text
+from app import policy, services, settings, tasks, text, typed
 from app.errors import sentence, shows_errors
 from app.parts import ChunkPreview, Facts, StatusLine
 from app.policy import Action, Rule, Visitor, permit
@@ -77,7 +77,7 @@ def build(task: gr.BrowserState) -> Made:
                         label=text.FILES if archives else text.FILES_OF_STRANGERS,
                         file_count="multiple",
                         file_types=[suffix for suffix in SUFFIXES if archives or suffix != ".zip"],
-                        height=160,
+                        height=180,
                         elem_id="files",
                     )
                     column = column_box("column")
@@ -165,6 +165,7 @@ def build(task: gr.BrowserState) -> Made:
         expect_text, inputs=[*text_in, counted, told], outputs=[steps, told], queue=False, **quiet
     )
     asked = [factory, ram_mb, deletes]
+    typed.keep([pasted, column, bundle_name, factory, ram_mb, name])
     files.change(ask_column, inputs=files, outputs=column, queue=False, **quiet)
     gr.on(
         [pasted.change, files.change, samples.change, column.change],

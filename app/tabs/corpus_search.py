@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import services, settings, text
+from app import services, settings, text, typed
 from app.errors import shows_errors
 from app.parts import Findings
 from app.policy import Action, permit
@@ -33,6 +33,7 @@ def build() -> Asked:
         submit_btn=False,
         elem_id="query",
     )
+    typed.keep([query])
     with gr.Row(elem_classes="search-row"):
         retriever = gr.Radio(
             choices=[(words, form) for form, words in text.LOOKED_INTO.items()],

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from app import lent, ongoing, policy, services, settings, text, work
+from app import lent, ongoing, policy, services, settings, text, typed, work
 from app.errors import shows_errors
 from app.live import LiveText
 from app.parts import StatusLine
@@ -180,6 +180,7 @@ def _settings() -> tuple[gr.Dropdown, gr.Dropdown, dict[str, gr.components.Compo
                 max_lines=4,
             )
             int8 = gr.Checkbox(**_named("int8", "8-bit weights"))
+    typed.keep([seed, stop_strings])
     return (
         model,
         form,

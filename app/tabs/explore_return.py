@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import address, explore, policy, services, text, work
+from app import address, explore, policy, services, tasks, text, work
 from app.errors import shows_errors
 from app.tabs import explore_result, more_models
 from app.tabs.explore import Explore, session_of
@@ -166,7 +166,7 @@ def _what_was_there(seen: Any, writing: Any, who: policy.Visitor) -> _Back:
         elif isinstance(lens, dict) and "tokens" in lens:
             back.lens, back.trace_id = lens, ""
     if found.one is None:
-        back.writing = work.NOTHING
+        back.writing = tasks.NOTHING
     if found.told:
         back.told = {"text": found.told, "tone": "bad"}
     if found.interrupted:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import owners, policy, services, settings
+from app import owners, policy, services, settings, typed
 from app.errors import shows_errors
 from app.measure import MeasureView
 from app.parts import Facts, StatusLine
@@ -155,6 +155,7 @@ def build(tab: gr.Tab) -> Measure:
     seen = [chosen, beside, drawn]
     shown = [chosen, beside, drawn, view, progress, run, stop_button, go_on, remove, timer]
     source.change(show_source, inputs=source, outputs=[told, own], queue=False, **quiet)
+    typed.keep([pasted])
     wanted = [source, pasted, files, amount, model, datastore, documents, num_neighbours, leakage, swap]
     # Its click cannot be repeated while it is answered: reading files may take seconds.
     run.click(

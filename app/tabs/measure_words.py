@@ -57,7 +57,7 @@ MEASURED = {
     ),
     "index": (
         "Recall is the share of the truly nearest chunks that a search finds; time is of one query alone, on "
-        "this machine. With few chunks comparing all of them (exact) is as quick as anything."
+        "the machine that measured. With few chunks comparing all of them (exact) is as quick as anything."
     ),
     "comparators": "What else could be done with the same datastore, without a model made for reading?",
     "documents": "Single documents, those that gained most first; nats a token, less is better.",

@@ -27,6 +27,7 @@ from retro_core.presets import PRESETS, RUN_PRESETS
 
 _FIT = "fit"
 _SIZES = [name for name in PRESETS if not name.startswith("reference")]
+_NO_SETTINGS = "{}"  # where Gradio would draw an empty box
 # Settings that have a control: (field, label)
 _NUMBERS = [
     ("steps", "Steps"), ("batch_size", "Batch size"), ("max_len", "Window (tokens)"),
@@ -116,7 +117,9 @@ def build(task: gr.BrowserState) -> Form:
     fold = gr.Accordion("The exact command, and all settings", open=False, elem_classes="fold")
     with fold:
         command = Facts(None, elem_id="train-command")
-        values = gr.Code(language="json", label="config.json", interactive=False, elem_id="train-config")
+        values = gr.Code(
+            _NO_SETTINGS, language="json", label="config.json", interactive=False, elem_id="train-config"
+        )
 
     chosen = [preset, source, base, run_name, model, *numbers]
     asked = [*chosen, pasted, files, own_name]
@@ -286,7 +289,7 @@ def preview(
         config = config_of(preset, base, run_name or "", model, numbers, who)
         wanted = train_sets.wanted(source or "", config.base, who)
     except RetroError as error:
-        return {"notes": [sentence(error)]}, None, ""
+        return {"notes": [sentence(error)]}, {"notes": [text.NO_COMMAND]}, _NO_SETTINGS
     config = _on(config, wanted)
     return estimated(config, wanted), commands(config, wanted), shown_settings(config)
 
