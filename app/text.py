@@ -285,7 +285,7 @@ class Run:
 RUNS = {
     "toy": Run(
         "Toy · about 2 minutes",
-        "**Press Start, and in about two minutes you have seen it all.** A model of 0.7 million parameters "
+        "**In about two minutes you have seen it all.** A model of 0.7 million parameters "
         "reads what was written of a country in 2015 while it learns to write what is said of it in 2025. "
         "It will write nonsense in the right places: watch the gap, not the words.",
     ),
@@ -312,6 +312,7 @@ NO_BASE_HERE = (
     "There is no language model here to fit. Fetch one first: Explore → More models → smollm2-135m (93 MB)."
 )
 SIZE_HELP = "width and layers; `python -m retro_core presets` tells how many parameters"
+NO_COMMAND = "The command comes here once the settings can be used: above is what they lack."
 ESTIMATING = "What it takes is being worked out…"
 ESTIMATED_LATER = (
     "The texts are cut into the base's own tokens and embedded first, about a minute for each 2,000 chunks. "
@@ -323,7 +324,7 @@ RUN_LOST = (
     "The server was started anew while {name} was being prepared, so it was not begun. Press Start again: "
     "what was made so far is used."
 )
-NO_RUNS = "No runs yet. What you start here is listed here, also after a reload or a restart."
+NO_RUNS = "No runs yet. They are listed here, also after a reload or a restart."
 NO_CURVES = "Curves appear with the first measurement."
 NO_SAMPLES = "Samples appear with the first evaluation on held-out texts."
 TICK_ANOTHER = "Tick another run to draw both."

@@ -15,9 +15,9 @@ from gradio.events import Dependency
 from app import line, ongoing, policy, services, settings
 from app.errors import OUR_FAULT, shows_errors
 from app.line import Line
+from app.tasks import NOTHING
 
 _lines: defaultdict[str, Line] = defaultdict(Line)  # by the name of the queue
-NOTHING: dict[str, str] = {}  # that goes on, as a browser keeps it: None it would not keep
 _PATIENCE = 1.0  # seconds between two looks at one's place in line
 
 
@@ -89,9 +89,6 @@ def taking_turns(
 ) -> Callable:
     """`work`, whose generators run one after the other; output number `said` tells those who wait."""
 
-    def only(told: Any) -> tuple[Any, ...]:
-        return tuple(told if place == said else gr.skip() for place in range(num_outputs))
-
     @shows_errors
     @functools.wraps(work)
     def in_turn(*args: Any, **named: Any) -> Iterator[Any]:
@@ -100,10 +97,10 @@ def taking_turns(
             before = served.before(ticket)
             while before:
                 words = f"{line.told(before, served.seconds(before))} {meanwhile}".rstrip()
-                yield only({"text": words, "tone": "busy"})
+                yield _only({"text": words, "tone": "busy"}, said, num_outputs)
                 if services.stop_requested(session(request)):
                     services.forget_stop(session(request))
-                    yield only("Left the line.")
+                    yield _only("Left the line.", said, num_outputs)
                     return
                 before = served.before(ticket, _PATIENCE)
             with served.served():
@@ -166,15 +163,12 @@ def resume(num_outputs: int, said: int, session: Callable[[gr.Request | None], s
     """A handler that watches what was begun before the page was loaded anew: the id of what goes on -> (the
     outputs of `wire`, what the browser keeps, its buttons). Output number `said` is the progress."""
 
-    def only(told: Any) -> tuple[Any, ...]:
-        return tuple(told if place == said else gr.skip() for place in range(num_outputs))
-
     @shows_errors
     def watched(known: str | None = None, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
         stays = gr.skip(), gr.skip()
         one = ongoing.find(known, policy.visitor(request))
         if one is None:
-            yield *only(gr.skip()), gr.skip(), *stays
+            yield *_only(gr.skip(), said, num_outputs), gr.skip(), *stays
             return
         buttons, error = (gr.Button(interactive=False), gr.Button(interactive=True)), None
         try:
@@ -184,7 +178,7 @@ def resume(num_outputs: int, said: int, session: Callable[[gr.Request | None], s
         except Exception as failed:
             error = failed
         yield (
-            *only("" if error else gr.skip()),
+            *_only("" if error else gr.skip(), said, num_outputs),
             NOTHING,
             gr.Button(interactive=True),
             gr.Button(interactive=False),
@@ -193,6 +187,11 @@ def resume(num_outputs: int, said: int, session: Callable[[gr.Request | None], s
             raise error
 
     return watched
+
+
+def _only(told: Any, said: int, num_outputs: int) -> tuple[Any, ...]:
+    """Of so many outputs number `said` is told something, the others stay as they are."""
+    return tuple(told if place == said else gr.skip() for place in range(num_outputs))
 
 
 def _request(args: Sequence[Any]) -> gr.Request | None:

@@ -21,6 +21,11 @@ function note(words, className) {
   return make("p", className || "measure-note", words);
 }
 
+// A colour of a picture and what it stands for, never parted.
+function key(kind, words) {
+  return make("span", "", make("i", "measure-key measure-" + kind), words);
+}
+
 function card(title, words, ...content) {
   return make("section", "measure-card", make("h3", "", title), words ? note(words) : null, ...content);
 }
@@ -100,7 +105,7 @@ function worse(probe, words) {
     share.append(piece);
     piece.title = name + ": " + percent(part);
   }
-  const legend = make("p", "measure-legend", make("i", "measure-key measure-helped"), "likelier by reading, or the same", make("i", "measure-key measure-hurt"), "less likely by reading");
+  const legend = make("p", "measure-legend", key("helped", "likelier by reading, or the same"), key("hurt", "less likely by reading"));
   return card(percent(probe.worse) + " of the tokens were made worse", words.worse, share, legend);
 }
 
@@ -122,8 +127,8 @@ function swap(value, words) {
     return make("div", "measure-swap", make("span", "measure-name", "reads " + row.reads), bar);
   });
   const legend = make("p", "measure-legend");
-  value.names.forEach((name, i) => legend.append(make("i", "measure-key measure-book-" + i), "writes what " + name + " says"));
-  legend.append(make("i", "measure-key measure-unsure"), "neither");
+  value.names.forEach((name, i) => legend.append(key("book-" + i, "writes what " + name + " says")));
+  legend.append(key("unsure", "neither"));
   const headline = "With each book its own value: " + percent(value.swaps.value) + span(value.swaps.ci95, percent) + " of " + whole(value.count) +
     " prompts about " + value.countries + " countries. Its own value is the likelier one: " + percent(value.prefers.value) + ".";
   const names = ["prompt", ...value.rows.map((row) => "reads " + row.reads)];
@@ -174,7 +179,7 @@ function leakage(probe, words) {
   }
   slider.addEventListener("input", tell);
   tell();
-  const legend = make("p", "measure-legend", make("i", "measure-key measure-helped"), "On", make("i", "measure-key measure-off"), "Off");
+  const legend = make("p", "measure-legend", key("helped", "On"), key("off", "Off"));
   const rows = points.map((point) => [alphaOf(point), whole(point.chunks), digits(point.on) + span(point.on_ci95, digits), digits(point.off) + span(point.off_ci95, digits), signed3(gain(point))]);
   return card("How much is copied?", words.leakage, make("label", "measure-slider", "α ", slider), told, legend, figure,
     table("bits per byte by α", ["α", "chunks", "On [95 %]", "Off [95 %]", "saved"], rows));

@@ -1,11 +1,15 @@
 // value: {summary, lengths: [[label, count]], notes: [text], documents: [{title, note, chunks: [{text, tokens, number}]}], rest}
 const holder = element.querySelector(".chunk-preview");
 
-// Folded, so that the text itself is seen first: [what and how many, "– one of them"…] as one line and a list.
+const FEW = 6; // notes; more are folded, so that the text itself is seen
+
+// [what and how many, "– one of them"…] as one line and a list.
 function notes(lines) {
   const kinds = lines.filter((line) => !line.startsWith("– "));
   const details = make("details", "preview-notes", make("summary", "", kinds.map((line) => display(line.replace(/[.:]$/, ""))).join(" · ")));
-  for (const line of lines) details.append(make("p", line.startsWith("– ") ? "preview-note" : "preview-kind", display(line)));
+  details.open = lines.length <= FEW;
+  const listed = kinds.length === 1 ? lines.filter((line) => line !== kinds[0]) : lines;
+  for (const line of listed) details.append(make("p", line.startsWith("– ") ? "preview-note" : "preview-kind", display(line)));
   return details;
 }
 
