@@ -61,9 +61,14 @@ class Client:
         self.arrive()
 
     def arrive(self) -> None:
-        """What the page asks when it is loaded: Gradio then knows which choices this visitor has."""
+        """What the page asks when it is loaded and its tabs are opened: Gradio then knows which choices this
+        visitor has."""
+        tabs = {number for number, one in self.components.items() if one["type"] == "tabitem"}
         for found in self.config["dependencies"]:
-            if found.get("backend_fn") and "load" in [event for _, event in found["targets"]]:
+            if found.get("backend_fn") and any(
+                event == "load" or (event == "select" and target in tabs)
+                for target, event in found["targets"]
+            ):
                 with suppress(Refused, httpx.HTTPError):
                     self._ask(found["id"], [self._prop(i, "value") for i in found["inputs"]])
 
