@@ -132,6 +132,10 @@ def test_an_empty_prompt_is_explained_and_the_trace_stays(page):
     page.get_by_text("The prompt is empty").wait_for()
     page.wait_for_function("!document.querySelector('#run').disabled")
     assert page.locator(".lens-text").text_content() == before
+    page.set_viewport_size({"width": 390, "height": 900})
+    told = page.locator(".toast-wrap").bounding_box()
+    assert told["y"] > 450 and told["x"] + told["width"] <= 390  # not over the button that was pressed
+    page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def test_text_on_the_fills_keeps_its_contrast(page, tmp_path):

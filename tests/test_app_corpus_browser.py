@@ -101,6 +101,7 @@ def test_documents_are_deleted_after_a_question_and_a_datastore_after_its_name(o
     assert "3 documents" in page.locator("#text-told").inner_text()
     page.locator("#to-chunks").click()
     page.locator(".preview-notes summary", has_text="1 file was left out").wait_for()
+    page.locator(".preview-note", has_text="Cannot read broken.pdf").wait_for()  # without a click
     page.locator("#to-index").click()
     page.get_by_text("Ask for another index").click()
     page.locator("#index-factory input, #index-factory textarea").fill("HNSW32")

@@ -61,6 +61,15 @@ def test_the_recorded_measurement_is_read_without_asking_anybody(open_page):
     assert page.locator(".measure-value b").first.inner_text() != before
     for picture in page.locator(".measure-figure svg").all():
         assert picture.get_attribute("aria-label") and picture.bounding_box()["width"] <= 390
+    shares = page.evaluate(_SHARES)
+    assert shares and all(abs(drawn - said) < 1 for drawn, said in shares)
+
+
+# How wide each piece of a bar of shares is, and what it says, in %.
+_SHARES = """() => [...document.querySelectorAll(".measure-share span")].map((piece) => [
+  100 * piece.getBoundingClientRect().width / piece.parentElement.getBoundingClientRect().width,
+  parseFloat(piece.title.match(/([\\d.]+) ?%/)[1]),
+])"""
 
 
 def test_a_text_of_ones_own_is_measured_through_a_reload(server, browser, open_page, monkeypatch):

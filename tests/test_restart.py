@@ -76,7 +76,6 @@ def page(browser):
     context.close()
 
 
-@pytest.mark.slow
 def test_what_a_reload_and_a_killed_server_leave(tmp_path, page, monkeypatch):
     home = tmp_path / "served"
     home.mkdir()

@@ -222,6 +222,7 @@ def test_one_text_is_compared_bar_by_bar_and_token_by_token(blank):  # noqa: F81
     page.keyboard.press("Escape")
     assert "tokens are likelier" in page.inner_text(".same-tip")
     page.click("details summary")
+    page.wait_for_selector("details tbody tr")
     rows = page.eval_on_selector_all(
         "details tbody tr", "(rows) => rows.map((row) => [...row.children].map((cell) => cell.textContent))"
     )

@@ -753,10 +753,10 @@ def test_ctrl_c_stops_cleanly():
 def test_nprobe_is_kept_for_the_index(tokenizer, monkeypatch):
     list(build("probed", [Document("a", "A", SENTENCES[0], "x")], tokenizer, HashingEmbedder(), chunk_size=M))
     monkeypatch.setattr("indexing.datastore.open_embedder", lambda name: HashingEmbedder())
-    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: None)
-    assert main(["serve", "probed", "--port", "0", "--nprobe", "37"]) == 0
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: None)  # as when it was stopped
+    assert main(["serve", "probed", "--port", "0", "--nprobe", "37"]) == 130
     assert Datastore.open("probed").index_settings().nprobe == 37
-    assert main(["serve", "probed", "--port", "0"]) == 0
+    assert main(["serve", "probed", "--port", "0"]) == 130
     assert Datastore.open("probed").index_settings().nprobe == 37
     assert main(["serve", "probed", "--port", "0", "--nprobe", "-1"]) == 2
 

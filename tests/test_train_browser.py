@@ -5,7 +5,7 @@ import signal
 
 import run_worker
 import unhurried_app
-from browsing import frames, in_both_themes, page_tests, unreadable
+from browsing import LATE_FRAMES, frames, in_both_themes, page_tests, unreadable
 
 from retro_core import run_folder
 
@@ -105,10 +105,8 @@ def test_a_run_is_begun_watched_stopped_resumed_killed_compared_and_deleted(open
     (home / unhurried_app.PRETEND).unlink()
 
 
-# Frames come late, as on a busy computer, and what is asked of the server is held back until `window.held`.
-LATE = """() => {
-  const frame = window.requestAnimationFrame;
-  window.requestAnimationFrame = (then) => setTimeout(() => frame(then), 700);
+# What is asked of the server is held back until `window.held`.
+HELD_BACK = """() => {
   const ask = window.fetch;
   window.held = new Promise((free) => { window.free = free; });
   window.asked = 0;
@@ -126,7 +124,8 @@ def test_what_is_typed_stays_while_a_fold_opens_and_answers_come_late(open_page)
     page = open_page()
     train(page)
     until(page, "parameters", "#estimate")
-    page.evaluate(LATE)
+    page.evaluate(LATE_FRAMES)
+    page.evaluate(HELD_BACK)
     page.get_by_label("Small", exact=False).first.check()
     page.wait_for_function("window.asked > 0")
     page.locator("#train-settings button").first.click()

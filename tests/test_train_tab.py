@@ -113,8 +113,9 @@ def test_what_does_not_fit_is_said_before_the_button_is_pressed():
         asked[place] = value
         estimate, *_ = train_form.preview(*asked)
         assert sentence in " ".join(estimate.get("notes", [])), (place, value)
-    estimate, *_ = train_form.preview("fit", TOY, "nothing-here", "", None, *USUAL[5:])
+    estimate, command, settings = train_form.preview("fit", TOY, "nothing-here", "", None, *USUAL[5:])
     assert estimate["notes"] == [text.NO_BASE_HERE]
+    assert (command, settings) == ({"notes": [text.NO_COMMAND]}, "{}")
     assert "Expected a number or nothing for steps, got a text" in message(
         train_form.preview, *USUAL[:5], "many", *USUAL[6:]
     )

@@ -271,6 +271,8 @@ def test_a_datastore(page):
     for number in (0, -1):
         page.locator("#map .scatterlayer .point").nth(number).hover(force=True)
         page.locator("#map .hoverlayer text").first.wait_for()
+    said = page.locator("#map .hoverlayer").text_content()
+    assert any("".join(one.split()) in "".join(said.split()) for one in RUNNING)  # it breaks lines
     page.locator("#find textarea, #find input").first.fill(RUNNING[0])
     unfold(page)
     page.look("a datastore")

@@ -84,6 +84,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         )
         logging.getLogger("httpx").setLevel(logging.WARNING)
         server.run(sockets=[listening])
+        raise KeyboardInterrupt  # what ended it; uvicorn swallows it where a shell had it ignored
 
 
 def _settings(datastore: Datastore, nprobe: int | None) -> IndexSettings | None:
