@@ -268,11 +268,13 @@ def test_a_datastore(page):
     page.locator(".finding").first.wait_for()
     page.wait_for_function("document.querySelector('#map-legend').textContent.includes('◆')")
     page.wait_for_selector("#map .scatterlayer .point")
-    for number in (0, -1):
+    begins = ["".join(one.split())[:20] for one in ALL]
+    for number, told in ((0, "character"), (-1, "your text")):  # a chunk, and the last of the query's
         page.locator("#map .scatterlayer .point").nth(number).hover(force=True)
-        page.locator("#map .hoverlayer text").first.wait_for()
-    said = page.locator("#map .hoverlayer").text_content()
-    assert any("".join(one.split()) in "".join(said.split()) for one in RUNNING)  # it breaks lines
+        box = page.locator("#map .hoverlayer", has_text=told)
+        box.locator("text").first.wait_for()
+        said = "".join(box.text_content().split())  # its lines are broken
+        assert any(one in said for one in begins), said
     page.locator("#find textarea, #find input").first.fill(RUNNING[0])
     unfold(page)
     page.look("a datastore")
