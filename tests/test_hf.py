@@ -112,8 +112,10 @@ def test_a_forward_pass_is_retros(mode):
         torch.equal(*pair) for pair in zip(got.hidden_states[:-1], expected.hidden_states, strict=False)
     )
     assert torch.equal(model(ids).logits, retro(ids).logits)
-    assert torch.equal(model(ids, logits_to_keep=2).logits, retro(ids).logits[:, -2:])
-    assert torch.equal(model(ids, logits_to_keep=torch.tensor([4, 2])).logits, retro(ids).logits[:, [4, 2]])
+    # A product with fewer rows may add up in another order: on some processors the last bit differs.
+    for kept, places in ((2, [-2, -1]), (torch.tensor([4, 2]), [4, 2])):
+        some = model(ids, logits_to_keep=kept).logits
+        torch.testing.assert_close(some, retro(ids).logits[:, places], rtol=0, atol=1e-13)
     assert torch.equal(model(ids, return_dict=False)[0], retro(ids).logits)
     mask = torch.tensor([[0, 0, 1], [1, 1, 1]]).repeat_interleave(torch.tensor([1, 1, 9]), dim=1)
     assert torch.equal(model(ids, mask).logits, retro(ids, input_mask=mask).logits)
