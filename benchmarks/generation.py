@@ -5,7 +5,8 @@
 One text is continued by 256 tokens after a prompt of 64, greedily, in float32; each chunk has 2 neighbours of
 128 tokens, which a retriever answers from memory. Random weights and tokens.
 
-    ours        retro_core.generation.generate, as it is
+    ours        retro_core.generation.generate, one token at a time: what an untrained model writes repeats
+                itself and is too easily guessed (benchmarks.drafting tells what guessing is worth)
     ours int8   the same with 8-bit weights (--held-out says what they cost a trained model in nats)
     recompute   the reference's algorithm with our model: for each token, all neighbours are encoded and all
                 positions computed again, with logits of all of them
@@ -154,8 +155,9 @@ def ours(model: Retro, work: Workload, new_tokens: int, int8: bool = False) -> l
     """Seconds from the start to each new token."""
     vocabulary = model.config.num_embeddings
     config = GenerationConfig(
-        max_new_tokens=new_tokens, temperature=0.0, ignore_end=True, num_neighbours=work.neighbours, int8=int8
-    )
+        max_new_tokens=new_tokens, temperature=0.0, ignore_end=True, num_neighbours=work.neighbours,
+        int8=int8, draft_tokens=0,
+    )  # fmt: skip
     events = generate(model, Numbers(vocabulary, work.prompt), "", FromMemory(vocabulary, work), config)
     since = time.perf_counter()
     return [time.perf_counter() - since for event in events if isinstance(event, Token)]

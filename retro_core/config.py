@@ -162,6 +162,9 @@ class GenerationConfig:
     retrieval_step: int = setting(
         0, "look up the last chunk again every so many tokens; 0 means once a chunk", 0, 4096
     )
+    draft_tokens: int = setting(
+        8, "tokens guessed from what was read, and read at once: faster, the same text; 0 guesses none", 0, 32
+    )
     ignore_end: bool = setting(False, "keep writing when the model ends the document")
     stop: list[str] = setting([], "end the text after one of these strings", item=str)
     int8: bool = setting(False, "weights in 8 bits: faster on a processor, and not quite the same numbers")

@@ -1,16 +1,19 @@
-"""A model made ready to write: one token at a time, on a processor, the time goes into reading the weights.
+"""A model made ready to write: a few tokens at a time, the time goes into reading the weights.
 
-- On some processors a product with a single row runs on one core; as two products side by side it takes both.
-  Whether that is so here is measured, with the model's own weights.
+- How fast a processor multiplies a few rows by a matrix depends on how it is asked: the library that torch
+  calls may use one core, or leave out what a processor of another maker could do. Of a few ways to the same
+  product the fastest for so many rows is measured, with the model's own weights, and used.
 - With 8-bit weights there is a quarter to read. That changes the numbers, so it is only done when asked for.
 
 Everything but the products is the model itself: the twin made here shares its modules' code and its weights.
 """
 
 import copy
+import math
 import time
 import warnings
 import weakref
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +22,9 @@ from torch import Tensor, nn
 from indexing.errors import InputError
 from retro_core.model import Retro
 
-_PARTS = 2
 _WORTH_IT = 0.9  # of the time that plain products take
-_MOST_BYTES = 1 << 30  # split weights are a second copy
+_ROWS = (1, 2, 4, 8, 16)  # what is measured; for numbers between, the next larger one counts
+_MOST_BYTES = 1 << 30  # packed weights are a second copy
 _INT8_LEVELS = 127
 
 # A twin lives as long as its model, and as long as the weights are those it was made of.
@@ -47,7 +50,7 @@ def for_decoding(model: Retro, int8: bool = False) -> Retro:
     known = _twins.setdefault(model, {})
     weights = _version(model)
     if int8 not in known or known[int8][0] != weights:
-        known[int8] = (weights, _with(model, Int8Linear) if int8 else _split_if_faster(model))
+        known[int8] = (weights, _with(model, Int8Linear) if int8 else _faster(model))
     return known[int8][1] or model
 
 
@@ -55,31 +58,68 @@ def _version(model: Retro) -> tuple:
     return tuple((p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version) for p in model.parameters())
 
 
-def _split_if_faster(model: Retro) -> Retro | None:
-    """None where plain products are as good."""
-    linears = _linears(model)
-    size = sum(linear.weight.nbytes for linear in linears)
-    if torch.get_num_threads() < _PARTS or size > _MOST_BYTES:
+Product = Callable[[Tensor], Tensor]  # x (n, i) -> (n, o)
+Way = Callable[[Tensor], Product]  # weight (o, i) -> what multiplies by it
+
+
+def plain(weight: Tensor) -> Product:
+    return lambda x: F.linear(x, weight)
+
+
+def as_columns(weight: Tensor) -> Product:
+    return lambda x: (weight @ x.t()).t()
+
+
+def by_core(weight: Tensor) -> Product:
+    """Each core gives its part of the outputs, as far as they can be dealt out."""
+    parts = weight.unflatten(0, (math.gcd(len(weight), torch.get_num_threads()), -1))
+    return lambda x: torch.bmm(parts, x.t().expand(len(parts), -1, -1)).flatten(0, 1).t()
+
+
+def packed(weight: Tensor) -> Product:
+    """By oneDNN, with a copy of the weight in its own order; torch's compiler calls it so too."""
+    own = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS[-1] // 2)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, own, None, "none", [], "")
+
+
+def _faster(model: Retro) -> Retro | None:
+    """A twin that multiplies a few rows in the fastest way; None where plain products are as good."""
+    weights = [linear.weight for linear in _linears(model)]
+    ways = [plain, as_columns, by_core]
+    small = sum(weight.nbytes for weight in weights) <= _MOST_BYTES
+    if small and weights[0].dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        ways.append(packed)
+    fastest = _fastest(ways, weights)
+    if all(way is plain for way in fastest.values()):
         return None
-    twin = _with(model, SplitLinear)
-    split = _linears(twin)
-    plain_time, split_time = [], []
-    for _ in range(3):  # whole rounds, since a weight that was just used is not read from memory again
-        plain_time.append(_round(linears))
-        split_time.append(_round(split))
-    return twin if min(split_time) < _WORTH_IT * min(plain_time) else None
+    return _with(model, lambda weight: FewRowsLinear(weight, fastest))
 
 
-def _round(linears: list[nn.Module]) -> float:
-    """Seconds of one product with a single row for each."""
-    rows = [linear.weight.new_ones(1, linear.weight.shape[1]) for linear in linears]
+def _fastest(ways: Sequence[Way], weights: Sequence[Tensor]) -> dict[int, Way]:
+    """By number of rows."""
+    seconds: dict[int, dict[Way, float]] = {rows: {} for rows in _ROWS}
+    for way in ways:
+        products = [way(weight) for weight in weights]
+        for rows in _ROWS:
+            given = [weight.new_ones(rows, weight.shape[1]) for weight in weights]
+            # Whole rounds, since a weight that was just used is not read from memory again.
+            seconds[rows][way] = min(_round(products, given) for _ in range(3))
+    return {
+        rows: best if taken[best] < _WORTH_IT * taken[plain] else plain
+        for rows, taken in seconds.items()
+        for best in [min(taken, key=taken.__getitem__)]
+    }
+
+
+def _round(products: Sequence[Product], given: Sequence[Tensor]) -> float:
+    """Seconds of all products."""
     since = time.perf_counter()
-    for linear, row in zip(linears, rows, strict=True):
-        linear(row)
+    for product, x in zip(products, given, strict=True):
+        product(x)
     return time.perf_counter() - since
 
 
-def _with(model: Retro, kind: type[nn.Module]) -> Retro:
+def _with(model: Retro, kind: Callable[[Tensor], nn.Module]) -> Retro:
     """A twin whose decoder and output layer multiply by `kind`."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, shared)
@@ -91,27 +131,23 @@ def _with(model: Retro, kind: type[nn.Module]) -> Retro:
 
 
 def _linears(model: Retro) -> list[nn.Module]:
-    kinds = (nn.Linear, SplitLinear)
-    return [m for m in (*model.base.decoder.modules(), model.lm_head) if isinstance(m, kinds)]
+    return [m for m in (*model.base.decoder.modules(), model.lm_head) if isinstance(m, nn.Linear)]
 
 
-class SplitLinear(nn.Module):
-    """x W^T; a single row as products with parts of W side by side."""
+class FewRowsLinear(nn.Module):
+    """x W^T. ways: what multiplies up to so many rows; more are a plain product."""
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weight: Tensor, ways: Mapping[int, Way]):
         super().__init__()
         self.weight = weight
-        rows = weight.shape[0]
-        short = -rows % _PARTS  # the last part is filled up with zeros
-        self.register_buffer(
-            "parts", F.pad(weight, (0, 0, 0, short)).unflatten(0, (_PARTS, -1)).transpose(1, 2).contiguous()
-        )
+        made = {way: way(weight) for way in set(ways.values())}
+        self._products = [made[ways[min(r for r in ways if r >= rows)]] for rows in range(max(ways) + 1)]
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() != x.shape[-1]:
+        rows = x.numel() // x.shape[-1]
+        if rows >= len(self._products):
             return F.linear(x, self.weight)
-        row = x.reshape(1, 1, -1).expand(_PARTS, -1, -1)
-        return torch.bmm(row, self.parts).reshape(-1)[: self.weight.shape[0]].view(*x.shape[:-1], -1)
+        return self._products[rows](x.reshape(rows, -1)).reshape(*x.shape[:-1], -1)
 
 
 class Int8Linear(nn.Module):

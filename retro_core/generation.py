@@ -25,6 +25,7 @@ from indexing.tokenizer import Tokenizer
 from retro_core.cache import DecodingCache
 from retro_core.config import GenerationConfig
 from retro_core.decoding import for_decoding
+from retro_core.drafting import Drafter
 from retro_core.inputs import check_logits
 from retro_core.model import Retro, neighbour_tensor
 
@@ -129,7 +130,8 @@ def generate(
     # Torch's generator on the processor: the same seed gives the same text on every device.
     dice = torch.Generator().manual_seed(config.seed)
     retriever = retriever if config.retrieval else None
-    reader = _Reader(for_decoding(model, config.int8))
+    most = config.draft_tokens if step == m and not config.int8 else 0
+    reader = _Reader(for_decoding(model, config.int8), Drafter(most, tokenizer.pad_id))
     looked_up, text, reason = 0, "", "length"
     for written in range(config.max_new_tokens):
         complete = num_chunks(len(tokens), m)
@@ -151,7 +153,7 @@ def generate(
             since = time.monotonic()
             fresh = _look_up(retriever, tokens[-m:], config)
             yield Refreshed(len(tokens), fresh, time.monotonic() - since)
-        logits = reader.next_logits(tokens, fresh)
+        logits = reader.next_logits(tokens, fresh, config.max_new_tokens - written - 1)
         token = choose(logits, tokens, pad, tokenizer, config, dice)
         if token == tokenizer.end_id and not config.ignore_end:
             reason = "end of document"
@@ -179,33 +181,52 @@ def _look_up(retriever: Retriever, chunk: Sequence[int], config: GenerationConfi
 class _Reader:
     """A model, and what it has read of one text and its neighbours."""
 
-    def __init__(self, model: Retro):
+    def __init__(self, model: Retro, drafter: Drafter):
         self.model = model
+        self.drafter = drafter
         self.cache: DecodingCache = model.new_cache()
         self.neighbours: Tensor | None = None  # (1, l, k, r)
+        self.guessed: list[int] = []  # tokens that were read in advance
+        self.right = 0  # so many of them were then written
+        self.ahead: Tensor | None = None  # (1 + len(guessed), v): logits of the token before them and theirs
 
     def add(self, neighbours: Neighbours) -> None:
         """Those of the next chunk, leading axes (1,)."""
         new = neighbour_tensor(neighbours, self.model.device)
         self.neighbours = new if self.neighbours is None else torch.cat([self.neighbours, new], dim=1)
+        if self.drafter.most:
+            self.drafter.learn(neighbours.tokens.reshape(-1, neighbours.tokens.shape[-1]).tolist())
 
     @torch.inference_mode()
-    def next_logits(self, tokens: list[int], fresh: Neighbours | None) -> Tensor:
-        """Logits (v,) of the token after `tokens`, of which those not yet read are read now. On the
-        processor: the one time that a token makes it wait for the device."""
-        device = self.model.device
+    def next_logits(self, tokens: list[int], fresh: Neighbours | None, room: int) -> Tensor:
+        """Logits (v,) of the token after `tokens`, of which those not yet read are read now, and with them up
+        to `room` that may follow. On the processor: the one time that makes it wait for the device."""
+        if self.right < len(self.guessed):
+            if tokens[-1] == self.guessed[self.right]:
+                self.right += 1
+                return self.ahead[self.right]
+            self.cache.crop(len(tokens) - 1)
+        if self.guessed:
+            self.drafter.judge(len(self.guessed), self.right)
+        device, m = self.model.device, self.model.config.chunk_size
         fresh_ids = None if fresh is None else neighbour_tensor(fresh, device)[:, 0]
-        new = torch.tensor([tokens[self.cache.length :]], device=device)
+        # What completes a chunk is written before it is read, as its neighbours are read with it.
+        room = min(room, m - 1 - len(tokens) % m)
+        self.guessed, self.right = self.drafter.guess(tokens, room), 0
+        new = torch.tensor([tokens[self.cache.length :] + self.guessed], device=device)
         if fresh_ids is not None and new.shape[1] > 1:  # they are for the last token alone
             self._read(new[:, :-1], len(tokens) - 1)
             new = new[:, -1:]
-        return self._read(new, len(tokens), fresh_ids)[0, -1].float().cpu()
+        self.ahead = self._read(new, len(tokens), fresh_ids).float().cpu()
+        return self.ahead[0]
 
     def _read(self, new: Tensor, total: int, fresh_ids: Tensor | None = None) -> Tensor:
+        """total  tokens of the text without the guessed ones -> logits of its last token and of these"""
         known = self.neighbours
         if known is not None:
             known = known[:, : total // self.model.config.chunk_size]
-        return self.model(new, known, cache=self.cache, logits_to_keep=1, fresh_ids=fresh_ids).logits
+        keep = 1 + len(self.guessed)
+        return self.model(new, known, cache=self.cache, logits_to_keep=keep, fresh_ids=fresh_ids).logits[0]
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str | Sequence[int], chunk_size: int) -> np.ndarray:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
     [
         "training",
         "generation",
+        "drafting",
         "imports",
         "trace",
         "words",

@@ -60,12 +60,14 @@ class Scripted:
     def new_cache(self) -> DecodingCache:
         return DecodingCache(M)
 
-    def __call__(self, ids: torch.Tensor, read: torch.Tensor | None, cache: DecodingCache, **more):
+    def __call__(self, ids, read, cache: DecodingCache, logits_to_keep: int, **more) -> RetroOutput:
         cache.length += ids.shape[1]
-        self.start = cache.length if self.start is None else self.start
-        logits = torch.zeros(1, 1, self.vocabulary)
-        logits[0, -1, 1] = 5.0
-        logits[0, -1, self.script[cache.length - self.start]] = 9.0
+        first = cache.length - logits_to_keep + 1
+        self.start = first if self.start is None else self.start
+        logits = torch.zeros(1, logits_to_keep, self.vocabulary)
+        logits[..., 1] = 5.0
+        for row, token in enumerate(self.script[first - self.start :][:logits_to_keep]):
+            logits[0, row, token] = 9.0
         return RetroOutput(logits)
 
 
