@@ -301,7 +301,10 @@ def _warm(delay: float) -> None:
     time.sleep(delay)  # the page draws itself first
     name = default_datastore()
     try:
-        model()
+        loaded = model()
+        from retro_core.decoding import for_decoding
+
+        for_decoding(loaded.model)
         if name:
             # The first query pays for lazily made parts of the embedder; let it be this one.
             datastore(name).search("warm-up", 1)
