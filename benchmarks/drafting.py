@@ -70,7 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
             rows = [[f"{kind}, {way}, {guesses}", *row.values()] for guesses, row in found.items()]
             print(table(("text, choice, guesses", *found[0]), rows), "\n")
     costs = {name: pass_costs(config, options.quick) for name, config in sizes(options.quick).items()}
-    print(table(("size", *(f"{n} tokens" for n in ROWS)), [[name, *c.values()] for name, c in costs.items()]))
+    header = ("ms of a pass", *(f"{rows} tokens" for rows in next(iter(costs.values()))))
+    print(table(header, [[name, *found.values()] for name, found in costs.items()]), "\n")
     print(json.dumps({"benchmark": "drafting", "machine": machine, "written": written, "pass_ms": costs}))
 
 

@@ -297,6 +297,9 @@ _PEAKS = {
 }  # fmt: skip
 
 
+_LONG = 0.2  # seconds of one product; usual are some thousandths
+
+
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """FLOP/s that a device can do at best: of a processor, measured with a product of two matrices of 1,024
     rows in the run's precision; of a graphics card, its maker's figure for bf16, in whatever precision the
@@ -314,6 +317,8 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
         since = time.perf_counter()
         x @ x
         best = min(best, time.perf_counter() - since)
+        if best > _LONG:  # fp16 or bf16 on a processor that has none: waking is nothing beside it
+            break
     return 2 * size**3 / best
 
 
