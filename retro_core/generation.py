@@ -130,6 +130,8 @@ def generate(
     # Torch's generator on the processor: the same seed gives the same text on every device.
     dice = torch.Generator().manual_seed(config.seed)
     retriever = retriever if config.retrieval else None
+    # What is looked up between borders is read by one token at a time; and 8-bit products of several rows
+    # are rounded together, so that wrong guesses would change what is right.
     most = config.draft_tokens if step == m and not config.int8 else 0
     reader = _Reader(for_decoding(model, config.int8), Drafter(most, tokenizer.pad_id))
     looked_up, text, reason = 0, "", "length"
