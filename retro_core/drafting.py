@@ -5,7 +5,7 @@ A model that reads neighbours copies from them, so what followed the last tokens
 the text itself, is often what it writes next. The guess is checked by the model's own choice, token by token,
 and nothing of it is kept beyond the first that differs: but for rounding, where two tokens are all but
 equally likely, the text is the one that the model writes token by token (speculative decoding, Leviathan et
-al. 2023, arXiv 2211.17192, with the retrieved text as the draft, as in REST, He et al. 2023, arXiv 2311.08252,
+al. 2023, arXiv 2211.17192; the retrieved text as the draft as in REST, He et al. 2023, arXiv 2311.08252,
 but without a lookup of its own: RETRO has made it already).
 """
 
