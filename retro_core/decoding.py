@@ -87,7 +87,8 @@ def _faster(model: Retro) -> Retro | None:
     weights = [linear.weight for linear in _linears(model)]
     ways = [plain, as_columns, by_core]
     small = sum(weight.nbytes for weight in weights) <= _MOST_BYTES
-    if small and weights[0].dtype == torch.float32 and torch.backends.mkldnn.is_available():
+    built = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if built and small and weights[0].dtype == torch.float32:
         ways.append(packed)
     fastest = _fastest(ways, weights)
     if all(way is plain for way in fastest.values()):
