@@ -619,6 +619,32 @@ def test_wishes_carry_what_was_typed_and_forms_keep_the_keyboard(show):
     assert texts(page, ".lens-changed") == []
 
 
+def test_a_text_that_comes_again_closes_nothing_that_was_opened_meanwhile(show):
+    """As the server's answer to "back" does, which is shown already, and what it says of changing it."""
+    value = trace()
+    lens = show(value)
+    page = lens.page
+    page.click(".lens-neighbour >> nth=1 >> [data-action=edit]")
+    page.fill(".lens-form textarea", "half a senten")
+    for give in (
+        lambda: lens.give({**copy.deepcopy(value), "sent": "again"}),
+        lambda: lens.answer("standing", {**YES, "map": ""}),  # another button: the cards are made anew
+    ):
+        before = page.evaluate_handle("document.querySelector('.lens-neighbour')")
+        give()
+        settle(page)
+        assert page.input_value(".lens-neighbour >> nth=1 >> .lens-form textarea") == "half a senten"
+        assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
+        assert page.locator("[data-action=edit][aria-expanded=true]").count() == 1
+    assert not before.evaluate("card => card.isConnected")
+    page.click(".lens-neighbour >> nth=1 >> [data-action=edit]")  # the second press closes
+    assert page.locator(".lens-form").count() == 0
+    page.click(".lens-neighbour >> nth=1 >> [data-action=edit]")
+    lens.give({**copy.deepcopy(value), "id": "another"})
+    settle(page)
+    assert page.locator(".lens-form").count() == 0
+
+
 def test_a_branch_and_a_fork_say_where_and_how(show):
     value = trace()
     value["sampling"] = {"temperature": 0.0, "seed": 4}

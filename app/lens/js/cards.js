@@ -2,6 +2,7 @@
 
 let cells = []; // span of each map column; null for padding
 let cardsOf = null; // what the cards show, to rebuild them only when it changes
+let cardsAt = null; // trace and chunk that they belong to
 
 function drawCards() {
   const chunk = chunkNow();
@@ -10,7 +11,10 @@ function drawCards() {
   if (key === cardsOf) return;
   cardsOf = key;
   cells = [];
-  if (formOf && part("cards").contains(formOf.node)) closeForms();
+  const at = view.trace.id + "/" + view.chunk;
+  if (at !== cardsAt && formOf && holder.contains(formOf.node)) closeForms();
+  cardsAt = at;
+  const takeOver = takenOver(holder);
   const refocus = focusIn(holder);
   holder.replaceChildren();
   const count = chunk ? chunk.neighbours.length : 0;
@@ -19,6 +23,7 @@ function drawCards() {
   else chunk.neighbours.forEach((neighbour, j) => holder.append(card(chunk.neighbours, j)));
   if (chunk && canChange() && count < view.trace.model.num_neighbours) holder.append(emptyPlace(count));
   if (refocus) holder.querySelector(refocus)?.focus({ preventScroll: true });
+  takeOver();
 }
 
 // Where the keyboard is among the cards, to be there again when they are made anew.

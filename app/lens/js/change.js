@@ -224,9 +224,9 @@ function action(label, name, help) {
 
 // ---- Can it be changed here?
 
-async function askStanding() {
+async function askStanding(again) {
   const { base } = view;
-  view.standing = null;
+  if (!again) view.standing = null; // of the same text it is known, and may have become another
   drawStanding();
   if (!isFinished(base) || !base.id) return;
   const answer = await answerOf(server.standing({ trace: rootOf(base) }));

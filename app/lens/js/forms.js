@@ -14,6 +14,22 @@ function closeForms() {
   }
 }
 
+// The cards are made anew: the form of one stays open below the one that takes its place, with what was typed.
+function takenOver(holder) {
+  if (!formOf || !holder.contains(formOf.node)) return () => {};
+  const { node, opener } = formOf;
+  const card = '[data-neighbour="' + Number(opener.closest("[data-neighbour]").dataset.neighbour) + '"]';
+  const at = node.contains(document.activeElement) ? document.activeElement : null;
+  return () => {
+    const again = holder.querySelector(card + ' [data-action="' + opener.dataset.action + '"]');
+    if (!again || again.disabled) return closeForms();
+    formOf = { node, opener: again };
+    again.setAttribute("aria-expanded", "true");
+    again.closest(card).querySelector(".lens-slot").append(node);
+    if (at) at.focus({ preventScroll: true });
+  };
+}
+
 function openForm(opener, slot, node) {
   const same = formOf && formOf.opener === opener;
   closeForms();

@@ -18,10 +18,12 @@ function show(trace) {
     return;
   }
   const continues = view.base && rootOf(view.base) === rootOf(trace);
+  const again = view.base && view.base.id === trace.id && isFinished(view.base); // as the server's answer to "back", which is there at once
   if (isFinished(trace)) originals.set(trace.id, trace);
   if (originals.size > 6) originals.delete(originals.keys().next().value);
-  Object.assign(view, { trace, base: trace, muted: null, before: false, masked: false, waiting: "", refused: "", standing: null });
-  closeForms();
+  Object.assign(view, { trace, base: trace, muted: null, before: false, masked: false, waiting: "", refused: "" });
+  if (!again) closeForms();
+  if (!again) view.standing = null;
   root.dataset.trace = trace.id || "";
   if (!continues) Object.assign(view, { chosen: false, hover: null, pinned: null, column: null, neighbour: null, heads: [] });
   if (view.colour === "change" && !lpBefore()) view.colour = "gain";
@@ -31,7 +33,7 @@ function show(trace) {
   drawStage();
   const grown = drawChunk();
   drawNotice();
-  askStanding();
+  askStanding(again);
   const running = root.getAttribute("aria-busy") === "true";
   if (running) followEnd();
   else if (!continues) revealStart();
