@@ -6,7 +6,8 @@ A cache holds, for one batch of texts:
   come, and their encoder reads the states of the whole chunk
 - keys and values of every CCA, for each complete chunk; the neighbours' encodings are not needed after that
 
-Buffers grow by doubling, so a long text is not copied again for each of its tokens.
+Buffers grow by doubling, so a long text is not copied again for each of its tokens; where it is known how
+long it can become (`reserve`), they have room for all of it from the first on.
 """
 
 from collections.abc import Callable
@@ -21,10 +22,11 @@ _FIRST_CAPACITY = 128
 
 
 class Growing:
-    """A tensor that grows along one axis (negative axes count from the last)."""
+    """A tensor that grows along one axis (negative axes count from the last). expected: how long it may
+    become, 0 where that is not known"""
 
-    def __init__(self, axis: int):
-        self.axis = axis
+    def __init__(self, axis: int, expected: int = 0):
+        self.axis, self.expected = axis, expected
         self.length = 0
         self._data: Tensor | None = None
 
@@ -52,7 +54,7 @@ class Growing:
             self._data = self.view().index_select(0, rows)
 
     def copy(self) -> "Growing":
-        twin = Growing(self.axis)
+        twin = Growing(self.axis, self.expected)
         twin.length = self.length
         twin._data = None if self._data is None else self.view().clone()
         return twin
@@ -60,7 +62,8 @@ class Growing:
     def _grow(self, new: Tensor, needed: int) -> None:
         shape = list(new.shape)
         capacity = 0 if self._data is None else self._data.shape[self.axis]
-        shape[self.axis] = max(needed, 2 * capacity, min(_FIRST_CAPACITY, 2 * needed))
+        first = self.expected or min(_FIRST_CAPACITY, 2 * needed)
+        shape[self.axis] = max(needed, 2 * capacity, first)
         grown = new.new_empty(shape)
         if self.length:
             grown.narrow(self.axis, 0, self.length).copy_(self.view())
@@ -71,8 +74,8 @@ class KeysValues:
     """Keys and values of one attention, growing along `axis` of (…, d); and `table`, its scores by relative
     position, kept for the next token."""
 
-    def __init__(self, axis: int):
-        self.keys, self.values = Growing(axis), Growing(axis)
+    def __init__(self, axis: int, expected: int = 0):
+        self.keys, self.values = Growing(axis, expected), Growing(axis, expected)
         self.table: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,6 +116,7 @@ class DecodingCache:
     def __init__(self, chunk_size: int):
         self.chunk_size = chunk_size
         self.length = 0
+        self.expected = 0  # tokens
         self.padded = False  # some token is hidden
         self.reading_padded = False  # something of the neighbours is hidden
         self.neighbour_shape: tuple[int, int] | None = None  # (k, r)
@@ -123,13 +127,17 @@ class DecodingCache:
         self.reading_mask = Growing(1)  # (b, l, k*r)
         self.fresh: Fresh | None = None
 
+    def reserve(self, tokens: int) -> None:
+        """Tell an empty cache how long the text may become."""
+        self.expected = self.mask.expected = self.hidden.expected = tokens
+
     def layer(self, index: int) -> KeysValues:
         """Of the self-attention of one decoder layer."""
-        return self.attention.setdefault(index, KeysValues(-2))
+        return self.attention.setdefault(index, KeysValues(-2, self.expected))
 
     def neighbours(self, index: int) -> KeysValues:
         """Of the CCA of one decoder layer."""
-        return self.reading.setdefault(index, KeysValues(1))
+        return self.reading.setdefault(index, KeysValues(1, self.expected // self.chunk_size))
 
     def present(self, new: Tensor, hidden: bool) -> Tensor | None:
         """Take in which of the new tokens (b, n) are there -> those of all so far, None where all are.
@@ -178,7 +186,7 @@ class DecodingCache:
     def copy(self) -> "DecodingCache":
         """An independent cache with the same content."""
         twin = DecodingCache(self.chunk_size)
-        for name in ("length", "padded", "reading_padded", "neighbour_shape", "fresh"):
+        for name in ("length", "expected", "padded", "reading_padded", "neighbour_shape", "fresh"):
             setattr(twin, name, getattr(self, name))
         twin.mask, twin.hidden, twin.reading_mask = (
             part.copy() for part in (self.mask, self.hidden, self.reading_mask)

@@ -134,6 +134,7 @@ def generate(
     # are rounded together, so that wrong guesses would change what is right.
     most = config.draft_tokens if step == m and not config.int8 else 0
     reader = _Reader(for_decoding(model, config.int8), Drafter(most, tokenizer.pad_id))
+    reader.cache.reserve(len(tokens) + config.max_new_tokens)
     looked_up, text, reason = 0, "", "length"
     for written in range(config.max_new_tokens):
         complete = num_chunks(len(tokens), m)

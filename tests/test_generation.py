@@ -9,7 +9,7 @@ from tiny_models import M, tiny_config, tiny_model
 
 from indexing.errors import CheckpointError, InputError
 from indexing.neighbours import NO_CHUNK, Neighbours
-from retro_core.cache import DecodingCache
+from retro_core.cache import DecodingCache, Growing
 from retro_core.config import GenerationConfig
 from retro_core.generation import (
     MAX_PROMPT_TOKENS,
@@ -322,3 +322,17 @@ def test_prompts_that_cannot_be_continued(model, tokenizer, library):
         next(generate(model, tokenizer, "q" * (MAX_PROMPT_TOKENS + 1), library, GREEDY))
     assert len(encode_prompt(tokenizer, "q" * MAX_PROMPT_TOKENS, M)) == MAX_PROMPT_TOKENS
     assert library.asked == []
+
+
+def test_room_for_the_whole_text_is_made_once(model, tokenizer, library, monkeypatch):
+    made: dict[int, int] = {}
+    grow = Growing._grow
+
+    def counted(self, new, needed):
+        made[id(self)] = made.get(id(self), 0) + 1
+        grow(self, new, needed)
+
+    monkeypatch.setattr(Growing, "_grow", counted)
+    config = GenerationConfig(**{**GREEDY.to_dict(), "max_new_tokens": 150})
+    list(generate(model, tokenizer, prompt_of(tokenizer, 2 * M), library, config))
+    assert len(made) == 2 * 4 + 2 * 2 + 3 and set(made.values()) == {1}
