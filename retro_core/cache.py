@@ -130,6 +130,7 @@ class DecodingCache:
     def reserve(self, tokens: int) -> None:
         """Tell an empty cache how long the text may become."""
         self.expected = self.mask.expected = self.hidden.expected = tokens
+        self.reading_mask.expected = tokens // self.chunk_size
 
     def layer(self, index: int) -> KeysValues:
         """Of the self-attention of one decoder layer."""
