@@ -22,8 +22,10 @@ function show(trace) {
   if (isFinished(trace)) originals.set(trace.id, trace);
   if (originals.size > 6) originals.delete(originals.keys().next().value);
   Object.assign(view, { trace, base: trace, muted: null, before: false, masked: false, waiting: "", refused: "" });
-  if (!again) closeForms();
-  if (!again) view.standing = null;
+  if (!again) {
+    view.standing = null;
+    closeForms();
+  }
   root.dataset.trace = trace.id || "";
   if (!continues) Object.assign(view, { chosen: false, hover: null, pinned: null, column: null, neighbour: null, heads: [] });
   if (view.colour === "change" && !lpBefore()) view.colour = "gain";
