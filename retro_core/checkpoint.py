@@ -146,7 +146,7 @@ def load_model(
             raise CheckpointError(f"Model folder {folder} has no {name}. Copy the whole folder again.")
     _check_sums(folder)
     tokenizer = Tokenizer.load(folder)
-    if _is_fitted(folder):
+    if is_fitted(folder):
         from retro_core.retrofit import open_fitted  # knows models of others
 
         model = open_fitted(folder, base)
@@ -188,6 +188,15 @@ def model_folder(name_or_path: Path | str) -> Path:
             f"{paths.DEMO_MODEL!r} for the bundled one, or a path with a slash.{hint}"
         )
     return folder
+
+
+def is_fitted(name_or_path: Path | str) -> bool:
+    """Whether a model is a RETRO-fit of a base. Raises what `model_folder` does, and CheckpointError for a
+    folder without a config.json."""
+    folder = model_folder(name_or_path)
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"Model folder {folder} has no {CONFIG_FILE}. Copy the whole folder again.")
+    return "retro" in read_object(folder / CONFIG_FILE)
 
 
 def load_reference(weights: Path | str, config: Path | str) -> Retro:
@@ -485,10 +494,6 @@ def _unfitted(name: str, device: str | torch.device, dtype: torch.dtype | None) 
         folder=base.folder,
         card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
     )
-
-
-def _is_fitted(folder: Path) -> bool:
-    return "retro" in read_object(folder / CONFIG_FILE)
 
 
 def _stored_once(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:

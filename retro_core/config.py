@@ -314,6 +314,12 @@ class TrainConfig:
     )
     validation_data_subset_indices: str = setting("", "the same, of the held-out documents")
     model: str = setting("small", "preset name or a RetroConfig JSON file", also="retro-config")
+    weights: str = setting(
+        "", "train this model further instead: name or folder of one of ours; model and tokenizer are its own"
+    )
+    reading_only: bool = setting(
+        False, "train encoder and CCA alone: what the model writes without neighbours stays as it is"
+    )
     base: str = setting(
         "", "RETRO-fit this base instead (`python -m retro_core models` lists some)", also="retrofit"
     )
@@ -375,6 +381,12 @@ class TrainConfig:
     stranger_share: float = setting(
         0.1, "share of chunks that read random neighbours, to learn to ignore what does not help", 0.0, 1.0
     )
+    ignore_share: float = setting(
+        0.0,
+        "share of batches that read strangers throughout, to learn to say what the model says without any",
+        0.0,
+        1.0,
+    )
     evaluate_every: int = setting(
         200, "steps between evaluations; 20,000 batches in the reference", 1, 10_000_000,
         also="val-check-interval",
@@ -410,6 +422,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if self.weights and self.base:
+            raise ConfigError(
+                f"Expected a model to train further or a base to fit, got both, {self.weights!r} and "
+                f"{self.base!r}. Leave weights or base out."
+            )
+        if self.reading_only and not self.weights:
+            raise ConfigError(
+                "reading_only keeps what a trained model writes without neighbours, but weights names none. "
+                "Name a model; a base that is fitted is kept without it."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

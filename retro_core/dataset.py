@@ -4,6 +4,7 @@ A data spec (`data.spec.json`, the reference's format) names shards of documents
 neighbours of each chunk, and an index spec that names the shards the neighbours point into.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,13 @@ class Window:
 @dataclass(frozen=True)
 class Batch:
     """input_ids and labels (b, n) · neighbour_ids (b, l, k, r) · documents (b,), numbers within the shards
-    laid end to end."""
+    laid end to end · ignoring: what is read has nothing to do with the texts, throughout."""
 
     input_ids: Tensor
     labels: Tensor
     neighbour_ids: Tensor
     documents: Tensor
+    ignoring: bool = False
 
 
 class RetroDataset:
@@ -250,7 +252,7 @@ class TrainingBatches:
         """Batches in an epoch."""
         return len(self._batches)
 
-    def batch(self, step: int, copies: float = 0.0, strangers: float = 0.0) -> Batch:
+    def batch(self, step: int, copies: float = 0.0, strangers: float = 0.0, ignoring: float = 0.0) -> Batch:
         """Shares of chunks, in [0, 1], whose neighbours are not the precomputed ones:
 
         copies     one is replaced by the text itself, moved by a random number of tokens: what copying can be
@@ -258,11 +260,17 @@ class TrainingBatches:
         strangers  all are replaced: what ignoring can be learned from. Half by random chunks, which are
                    mostly of another kind of text; half by what a chunk of another document of the same shard
                    reads, which looks right and is about something else
+
+        ignoring   share of batches in which all chunks read strangers
         """
         self._load_epoch(step // len(self))  # every epoch has as many batches
         rng = np.random.default_rng([self.seed, 1, step])
         windows = [self.dataset.windows[i] for i in self._batches[step % len(self)]]
-        return self.dataset.collate(windows, [self._read(w, copies, strangers, rng) for w in windows])
+        ignores = bool(ignoring) and bool(rng.random() < ignoring)
+        if ignores:
+            copies, strangers = 0.0, 1.0
+        made = self.dataset.collate(windows, [self._read(w, copies, strangers, rng) for w in windows])
+        return dataclasses.replace(made, ignoring=ignores)
 
     def _load_epoch(self, epoch: int) -> None:
         if epoch == self._epoch:

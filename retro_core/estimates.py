@@ -37,12 +37,12 @@ from indexing.pipeline.specs import read_data_spec, read_index_spec, tokenizer_f
 from indexing.tokenizer import Tokenizer
 from retro_core import retrofit
 from retro_core.bases import hollow_base
-from retro_core.checkpoint import hollow_model, model_folder
+from retro_core.checkpoint import hollow_model
 from retro_core.config import RetroConfig, TrainConfig, fit_config
 from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.devices import check_devices, device_kind
-from retro_core.monitoring import flops_per_place, peak_flops
-from retro_core.presets import resolve_model
+from retro_core.monitoring import flops_per_place, passes, peak_flops
+from retro_core.presets import tokenizer_and_sizes
 from retro_core.run_folder import CHECKPOINTS_FOLDER, METRICS_FILE, next_version, run_folder
 from retro_core.training_state import KEPT
 
@@ -239,8 +239,7 @@ def _seconds(config: TrainConfig, plan: "_Plan", kind: str, folder: Path) -> flo
         return None
     ids, read = plan.batch(1)
     forward = flops_per_place(plan.model, (ids, ids, read), ids.device) * ids.numel()  # of one window
-    frozen = isinstance(plan.model, retrofit.FittedRetro) and not plan.model.fit.unfreeze
-    flops = (2 if frozen else 3) * forward * config.batch_size * config.accumulate_grad_batches
+    flops = passes(plan.model) * forward * config.batch_size * config.accumulate_grad_batches
     if plan.held_out is not None:  # On, Off and random
         windows = min(config.evaluate_windows, len(plan.held_out.windows))
         flops += 3 * forward * windows / config.evaluate_every
@@ -283,8 +282,7 @@ class _Plan:
             tokenizer, fit = base.tokenizer, fit_config(config)
             model_config = retrofit.fit_sizes(base.model, tokenizer.pad_id, fit)
         else:
-            tokenizer = Tokenizer.load(model_folder(config.tokenizer))
-            model_config = resolve_model(config.model, tokenizer)
+            tokenizer, model_config = tokenizer_and_sizes(config)
         if not config.data_spec:
             raise InputError("Expected a training set, got none. Give data_spec, a data.spec.json.")
         data = _open(config, config.data_spec, config.training_data_subset_indices, model_config, tokenizer)
@@ -303,6 +301,8 @@ class _Plan:
                 model: nn.Module = retrofit.FittedRetro(base.model, model_config, fit, config.base)
         else:
             model = hollow_model(model_config)
+            if config.reading_only:
+                model.freeze_decoder()
         return cls(config, model_config, model.train(), data, held_out)
 
     def batch(self, windows: int) -> tuple[Tensor, Tensor]:
@@ -326,7 +326,11 @@ class _Plan:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            self.model(ids, read, ids, logits_to_keep=None)
+            labels = ids
+            if self.config.ignore_share:  # the dearest batches have how likely each token is as their labels
+                with torch.device("meta"):
+                    labels = torch.zeros(*ids.shape, self.model_config.num_embeddings)
+            self.model(ids, read, labels, logits_to_keep=None)
         own = {p.untyped_storage()._cdata for p in self.model.parameters()}
         size = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
         return round(_IN_PASSING * size)

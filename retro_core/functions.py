@@ -182,21 +182,25 @@ class _GatedFeedForward(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gate, up, down, a, b = ctx.saved_tensors
         grad_x = torch.empty_like(x)
-        grad_gate, grad_up, grad_down = (torch.zeros_like(weight) for weight in (gate, up, down))
+        learns = ctx.needs_input_grad[1]  # frozen weights need no gradient, which is half of the arithmetic
+        made = [torch.zeros_like(weight) if learns else None for weight in (gate, up, down)]
+        grad_gate, grad_up, grad_down = made
         for start in range(0, len(x), _ROWS):
             rows = slice(start, start + _ROWS)
             opened = F.gelu(a[rows], approximate="tanh")
-            grad_down.addmm_(grad[rows].T, opened * b[rows])
+            if learns:
+                grad_down.addmm_(grad[rows].T, opened * b[rows])
             inner = grad[rows] @ down
             grad_b = opened.mul_(inner)
             grad_a = torch.ops.aten.gelu_backward(inner.mul_(b[rows]), a[rows], approximate="tanh")
             torch.mm(grad_a, gate, out=grad_x[rows]).addmm_(grad_b, up)
-            grad_gate.addmm_(grad_a.T, x[rows])
-            grad_up.addmm_(grad_b.T, x[rows])
-        return grad_x, grad_gate, grad_up, grad_down
+            if learns:
+                grad_gate.addmm_(grad_a.T, x[rows])
+                grad_up.addmm_(grad_b.T, x[rows])
+        return grad_x, *made
 
 
 def cross_entropy_in_pieces(

@@ -30,7 +30,7 @@ def check_inputs(
 
     input_ids (b, n), the tokens after `past` earlier ones that a cache holds · neighbour_ids (b, l, k, r) of
     all complete chunks so far, l = (past + n) // m, or rounded up · input_mask (b, n) · neighbour_mask
-    (b, l, k, r) · labels (b, n), ids or -100 · encoded (b, l', k, r, d_enc).
+    (b, l, k, r) · labels (b, n), ids or -100, or (b, n, v), probabilities · encoded (b, l', k, r, d_enc).
     """
     _check_ids("input_ids", input_ids, ("b", "n"))
     batch, n = input_ids.shape
@@ -111,6 +111,13 @@ def _check_vocabulary(name: str, ids: Tensor, size: int) -> None:
 
 
 def _check_labels(labels: Tensor, input_ids: Tensor, size: int) -> None:
+    if labels.dim() == 3 and labels.is_floating_point():
+        if labels.shape != (*input_ids.shape, size):
+            raise InputError(
+                f"Expected labels of probabilities to have the shape {(*input_ids.shape, size)}, (b, n, "
+                f"vocabulary), got {tuple(labels.shape)}. Give one for each token of the vocabulary."
+            )
+        return
     _check_ids("labels", labels, ("b", "n"))
     if labels.dtype != torch.int64:
         raise InputError(f"labels must be of type int64, got {_type(labels)}. Convert them with .long().")

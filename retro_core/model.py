@@ -569,7 +569,8 @@ class Retro(nn.Module):
     ) -> RetroOutput:
         """input_ids (b, n) · neighbour_ids (b, l, k, r) for l = n // m complete chunks (or ceil(n / m): the
         neighbours of an incomplete chunk reach nothing), None for Retro[Off] · labels (b, n), the token that
-        follows each position, -100 where there is none.
+        follows each position, -100 where there is none; or (b, n, v), how likely each is to follow, all 0
+        where there is none.
 
         Masks are True (or 1) where there is a token; by default ids that are not padding.
 
@@ -686,6 +687,15 @@ class Retro(nn.Module):
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
+    def freeze_decoder(self) -> None:
+        """Let only encoder and CCA learn from here on: Retro[Off] stays what it is, to the bit. So do
+        embeddings that the encoder shares with the decoder."""
+        self.requires_grad_(False)
+        reading = [layer["1"] for layer in self.base.decoder if "1" in layer]
+        for module in [self.base.encoder, *reading] if reading else []:
+            module.requires_grad_(True)
+        self.base.dec_embs.requires_grad_(False)
+
 
 def logits_and_loss(
     head: nn.Module, final: Tensor, labels: Tensor | None, logits_to_keep: int | None, reduction: str
@@ -695,6 +705,10 @@ def logits_and_loss(
     logits = None if logits_to_keep is None else head(final[:, -logits_to_keep:])
     if labels is None:
         return logits, None
+    if labels.dim() == 3:
+        scores = head(final) if logits is None or logits.shape[1] < labels.shape[1] else logits
+        losses = -(labels * scores.log_softmax(dim=-1)).sum(dim=-1)
+        return logits, losses if reduction == "none" else losses.sum() / labels.any(dim=-1).sum()
     whole = logits is not None and logits.shape[1] == labels.shape[1]
     if not whole and getattr(head, "bias", None) is None:
         return logits, cross_entropy_in_pieces(final, head.weight, labels, reduction)

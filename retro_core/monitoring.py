@@ -267,6 +267,14 @@ class Pace:
         self._since += seconds
 
 
+def passes(model: nn.Module) -> int:
+    """How many forward passes' arithmetic a step of training is: 3, or 2 where most weights are frozen, which
+    need no gradient."""
+    parameters = list(model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    return 3 if 2 * trained > sum(p.numel() for p in parameters) else 2
+
+
 def flops_per_place(model: nn.Module, rows: Sequence[Tensor], device: torch.device) -> float:
     """FLOPs of the matrix products in a forward pass, per place of its texts; see `Pace`. rows: input_ids,
     labels and neighbour_ids of a batch."""

@@ -36,7 +36,7 @@ from typing import Any
 
 from indexing.errors import ConfigError
 from indexing.tokenizer import Tokenizer
-from retro_core.bases import is_path
+from retro_core.bases import CONFIG_FILE, is_path
 from retro_core.config import PAPER, REFERENCE, RetroConfig, TrainConfig
 
 
@@ -124,6 +124,27 @@ def resolve_model(name: str, tokenizer: Tokenizer) -> RetroConfig:
     return config
 
 
+def tokenizer_and_sizes(config: TrainConfig) -> tuple[Tokenizer, RetroConfig]:
+    """Of a run without a base: those of the model that it trains further, or what its settings name.
+
+    Raises ConfigError if the settings exclude each other, or the model is a RETRO-fit, whose base is trained
+    by its own run alone; CheckpointError and what else `load_model` does if it is not there.
+    """
+    # Here, so that a command line can list the names without the seconds that torch takes.
+    from retro_core.checkpoint import is_fitted, model_folder
+
+    if not config.weights:
+        tokenizer = Tokenizer.load(model_folder(config.tokenizer))
+        return tokenizer, resolve_model(config.model, tokenizer)
+    if is_fitted(config.weights):
+        raise ConfigError(
+            f"Model {config.weights!r} is a RETRO-fit of a base; only a model from scratch can be trained "
+            "further. Resume the run that it was exported from with more steps, or fit the base anew."
+        )
+    folder = model_folder(config.weights)
+    return Tokenizer.load(folder), RetroConfig.from_json(folder / CONFIG_FILE)
+
+
 def count_parameters(config: RetroConfig) -> tuple[int, int]:
     """(without token embeddings and output layer, all) parameters of a model; no memory is allocated for it.
     A tensor that has two uses (tied output layer, shared embeddings) counts once."""
@@ -156,6 +177,7 @@ def located(config: TrainConfig) -> TrainConfig:
         changes["model"] = whole(config.model)
     if "/" in config.tokenizer or os.sep in config.tokenizer:
         changes["tokenizer"] = whole(config.tokenizer)
-    if config.base and is_path(config.base):
-        changes["base"] = whole(config.base)
+    for name in ("base", "weights"):
+        if getattr(config, name) and is_path(getattr(config, name)):
+            changes[name] = whole(getattr(config, name))
     return dataclasses.replace(config, **changes)

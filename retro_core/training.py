@@ -30,10 +30,10 @@ from indexing.files import write_json
 from indexing.tokenizer import Tokenizer
 from retro_core import estimates, retrofit, run_folder, training_state
 from retro_core.bases import Base, base_folder, load_base
-from retro_core.checkpoint import model_folder, save_model
+from retro_core.checkpoint import load_model, model_folder, save_model
 from retro_core.config import RetroConfig, TrainConfig, fit_config, from_dict, read_object
 from retro_core.dataset import Batch, RetroDataset, TrainingBatches
-from retro_core.devices import check_devices, open_fabric, own_rows
+from retro_core.devices import check_devices, open_fabric, own_rows, share_again
 from retro_core.evaluation.windows import window_losses
 from retro_core.functions import IGNORED_LABEL
 from retro_core.model import PositionBias, Retro, RMSNorm
@@ -50,12 +50,13 @@ from retro_core.monitoring import (
     TrainEvent,
     Warned,
     flops_per_place,
+    passes,
     peak_flops,
     sample,
     sample_windows,
     write_strength,
 )
-from retro_core.presets import located, resolve_model
+from retro_core.presets import located, tokenizer_and_sizes
 from retro_core.run_folder import CONFIG_FILE, MODEL_FILE, OLD_CHECKPOINT_FILE, Heartbeat
 from retro_core.schedule import copy_share, learning_rate
 from retro_core.training_state import TrainingState
@@ -177,7 +178,8 @@ def _train(
 
     def make(number: int) -> Batch:
         """Batch `number` of the run; a step takes `pieces` of them."""
-        return batches.batch(number, copy_share(number // pieces, config), config.stranger_share)
+        copies = copy_share(number // pieces, config)
+        return batches.batch(number, copies, config.stranger_share, config.ignore_share)
 
     model.train()
     log = Log(folder, step, config.tensorboard) if fabric.is_global_zero else None
@@ -194,6 +196,8 @@ def _train(
                 torch.manual_seed((config.seed * 1_000_003 + step * pieces + piece) * processes + rank)
                 *rows, own = own_rows(batch, rank, processes)
                 inputs, labels, read = (t.to(fabric.device) for t in rows)
+                if batch.ignoring:
+                    labels = without_neighbours(model, inputs, labels)
                 with fabric.no_backward_sync(model, enabled=piece < pieces - 1):
                     # Without logits: of a large vocabulary they would need more memory than all of the rest.
                     mean = model(inputs, read, labels, logits_to_keep=None).loss
@@ -268,8 +272,7 @@ def _prepare(config: TrainConfig) -> _Prepared:
     check_devices(config)
     base = _open_base(config)
     if base is None:
-        tokenizer = Tokenizer.load(model_folder(config.tokenizer))
-        model_config = resolve_model(config.model, tokenizer)
+        tokenizer, model_config = tokenizer_and_sizes(config)
     else:
         tokenizer = base.tokenizer
         model_config = retrofit.fit_sizes(base.model, tokenizer.pad_id, fit_config(config))
@@ -419,7 +422,11 @@ def _module(prepared: _Prepared, state: TrainingState | None) -> nn.Module:
     """The model, with its initial weights, or about to get those of `state`."""
     config, base = prepared.config, prepared.base
     if base is None:
-        return Retro(prepared.model_config)
+        anew = state is not None or not config.weights
+        model = Retro(prepared.model_config) if anew else load_model(config.weights).model
+        if config.reading_only:
+            model.freeze_decoder()
+        return model
     if state is not None:
         return retrofit.FittedRetro(base.model, prepared.model_config, fit_config(config), config.base)
     text = calibration_texts(prepared.batches) if config.start == "copy" else None
@@ -443,8 +450,18 @@ def _arithmetic(
     if peak is None:
         return 0.0, None
     *rows, _ = own_rows(batch, fabric.global_rank, fabric.world_size)
-    times = 2 if isinstance(module, retrofit.FittedRetro) and not module.fit.unfreeze else 3
-    return times * flops_per_place(module, rows, fabric.device), peak * fabric.world_size
+    return passes(module) * flops_per_place(module, rows, fabric.device), peak * fabric.world_size
+
+
+@torch.no_grad()
+def without_neighbours(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
+    """input_ids and labels (b, n) -> (b, n, v): how likely each token is to follow by Retro[Off], without
+    dropout; 0 where there is no label."""
+    model.eval()
+    likely = model(input_ids).logits.float().softmax(dim=-1)
+    model.train()
+    share_again(model)
+    return likely * (labels != IGNORED_LABEL)[..., None]
 
 
 @contextmanager
@@ -546,7 +563,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
         for p in module.parameters()
         if p is not model.base.dec_embs.weight
     }
-    shares = [1.0, config.reading_rate]
+    shares = [1.0, 1.0 if config.reading_only else config.reading_rate]
     if fitted:
         shares = [1.0, config.base_rate]
         slower = {id(p) for p in model.lm.parameters()}
@@ -663,8 +680,11 @@ def export_checkpoint(run: str, checkpoint: int | str = NEWEST) -> str:
 
 
 def run_tokenizer(config: TrainConfig) -> Tokenizer:
-    """The tokenizer of a run's training set: the base's, if it has one."""
-    return Tokenizer.load(base_folder(config.base) if config.base else model_folder(config.tokenizer))
+    """The tokenizer of a run's training set: that of its base, or of the model that it trains further, if it
+    has one."""
+    if config.base:
+        return Tokenizer.load(base_folder(config.base))
+    return Tokenizer.load(model_folder(config.weights or config.tokenizer))
 
 
 def _open_base(config: TrainConfig) -> Base | None:
