@@ -294,6 +294,12 @@ RUNS = {
         "About as large as the bundled model: sentences become sentences. Some hours on a laptop, minutes on "
         "a GPU. Leave it running: it goes on when you close this page, and where it was after a stop.",
     ),
+    "further": Run(
+        "The bundled model, further",
+        "Goes on where the bundled model was left, on texts of your choice: it can read and write already, and "
+        "learns how yours are written. Some minutes on a laptop. A fifth of the steps teach it to pass over "
+        "neighbours that have nothing to do with the text.",
+    ),
     "fit": Run(
         "RETRO-fit a language model",
         "Takes a language model that can write already, freezes it, and trains only a neighbour encoder and "

@@ -34,6 +34,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from indexing import paths
 from indexing.errors import ConfigError
 from indexing.tokenizer import Tokenizer
 from retro_core.bases import CONFIG_FILE, is_path
@@ -89,6 +90,10 @@ RUN_PRESETS: dict[str, dict[str, Any]] = {
         "save_every": 50, "log_every": 2, "tensorboard": False,
     },
     "small": {"model": "small", "steps": 2000, "evaluate_every": 100, "save_every": 100},
+    "further": {
+        "weights": paths.DEMO_MODEL, "steps": 300, "learning_rate": 3e-4, "warmup": 20, "ignore_share": 0.2,
+        "evaluate_every": 50, "save_every": 50, "log_every": 2,
+    },
     "fit": {
         "base": "smollm2-135m", "steps": 300, "batch_size": 1, "max_len": 256, "warmup": 10,
         "evaluate_every": 50, "evaluate_windows": 12, "save_every": 50, "log_every": 2,

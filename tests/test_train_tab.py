@@ -80,9 +80,10 @@ def test_what_the_page_begins_with_is_the_toy_and_what_it_takes_is_told():
     assert str(paths.home()) not in line + settings and str(paths.ASSETS.parent) not in line + settings
 
 
-@pytest.mark.parametrize("preset", ["toy", "small"])
+@pytest.mark.parametrize("preset", ["toy", "small", "further"])
 def test_the_command_means_what_the_button_does(preset):
     _, _, size, *numbers = train_form.preset_values(preset)
+    assert size["visible"] == (preset != "further")
     who = train_form.policy.visitor()
     config = train_form.config_of(preset, None, "mine", size["value"], numbers, who)
     wanted = train_sets.wanted(TOY, "", who)
@@ -97,7 +98,7 @@ def test_the_command_means_what_the_button_does(preset):
 
 def test_what_does_not_fit_is_said_before_the_button_is_pressed():
     for place, value, sentence in [
-        (0, "huge", "Expected one of toy, small, fit, got 'huge'"),
+        (0, "huge", "Expected one of toy, small, further, fit, got 'huge'"),
         (1, "set:nothing", "There is no training set 'nothing'"),
         (1, "set:../../etc", "cannot be used as a name"),
         (1, "somewhere", "Expected something to train on"),

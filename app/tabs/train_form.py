@@ -170,7 +170,8 @@ def preset_values(preset: str) -> list[Any]:
     usual = TrainConfig()
     numbers = [values.get(name, getattr(usual, name)) for name, _ in _NUMBERS]
     base = gr.update(visible=preset == _FIT)
-    model = gr.update(value=values.get("model", usual.model), visible=preset != _FIT)
+    sized = not {"base", "weights"} & values.keys()  # else it has the size of what it begins with
+    model = gr.update(value=values.get("model", usual.model), visible=sized)
     return [text.RUNS[preset].help, base, model, *numbers]
 
 
@@ -228,7 +229,7 @@ def config_of(
         if base not in [value for _, value in base_choices()]:
             raise InputError(text.NO_BASE_HERE)
         values["base"] = base
-    else:
+    elif "weights" not in values:
         if model not in _SIZES:
             raise InputError(f"Expected a size of {', '.join(_SIZES)}, got {model!r}. Choose one of them.")
         values["model"] = model
