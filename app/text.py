@@ -296,7 +296,7 @@ RUNS = {
     ),
     "further": Run(
         "The bundled model, further",
-        "Goes on where the bundled model was left, on texts of your choice: it can read and write already, and "
+        "Goes on where the bundled model was left, on texts of your choice: it reads and writes already, and "
         "learns how yours are written. Some minutes on a laptop. A fifth of the steps teach it to pass over "
         "neighbours that have nothing to do with the text.",
     ),
