@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import log_softmax
+from training_set import M, checkpoint, config, make_training_set, same
 
 from indexing import paths
 from indexing.errors import CheckpointError, ConfigError, InputError
@@ -16,7 +17,6 @@ from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.evaluation.windows import window_losses
 from retro_core.model import Retro
 from retro_core.training import load_run, train
-from tests.training_set import M, checkpoint, config, make_training_set, same
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from indexing import paths
 from indexing.errors import ConfigError
+from indexing.tokenizer import Tokenizer
 from retro_core import devices
+from retro_core.checkpoint import save_model
 from retro_core.config import RetroConfig, TrainConfig
 from retro_core.dataset import RetroDataset, TrainingBatches
 from retro_core.devices import check_devices, own_rows
@@ -105,10 +107,16 @@ def agree(one: str, other: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(material, tmp_path):
-    """DDP and FSDP, with and without accumulation; and a run that one began is finished by two, and back."""
+    """DDP and FSDP, with and without accumulation; a run that one began is finished by two, and back; and a
+    model trained further, frozen but for what reads, with batches whose labels it makes itself."""
     long = {"steps": 50, "batch_size": 3, "evaluate_every": 25, "save_every": 25}
     short = {"steps": 6, "batch_size": 3, "accumulate_grad_batches": 2, "schedule": "constant"}
     half = {**short, "steps": 3}
+    torch.manual_seed(1)
+    known = Retro(RetroConfig.from_json(Path(material["model"])))
+    save_model(tmp_path / "known", known, Tokenizer.load(material["tokenizer"]))
+    further = {**short, "weights": str(tmp_path / "known"), "reading_only": True, "ignore_share": 0.5}
+    list(train(config(material, run="further", **further)))
     list(train(config(material, run="one", **long)))
     list(train(config(material, run="pieces", **short)))
     list(train(config(material, run="one-then-two", **half)))
@@ -123,6 +131,8 @@ def test_two_processes_train_what_one_does(material, tmp_path):
             config(material, run="fsdp-then-one", strategy="fsdp", **half),
             config(material, run="fsdp-then-fsdp", strategy="fsdp", **half),
             config(material, run="fsdp-then-fsdp", strategy="fsdp", **short),
+            config(material, run="ddp-further", **further),
+            config(material, run="fsdp-further", strategy="fsdp", **further),
         ],
         tmp_path,
     )
@@ -130,6 +140,8 @@ def test_two_processes_train_what_one_does(material, tmp_path):
         list(train(config(material, run=run, **short)))
     agree("one", "ddp")
     agree("one", "fsdp")
+    agree("further", "ddp-further")
+    agree("further", "fsdp-further")
     for run in (
         "ddp-pieces",
         "fsdp-pieces",
