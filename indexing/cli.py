@@ -98,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--k", metavar="N", type=int, default=2, help="neighbours of each chunk (%(default)s)"
     )
+    command.add_argument(
+        "--first-chunk-weight", metavar="W", type=float, default=0.0,
+        help="look each chunk up, and find it, by its embedding + W times that of its document's first, "
+        "which tells what the document is about; 0.5 is a good value (%(default)s)",
+    )  # fmt: skip
     command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
     training_sets.add(commands)
     pipeline.add(commands)
@@ -176,7 +181,9 @@ def _info(name: str, verify: bool = False) -> dict:
 
 
 def _neighbours(arguments: argparse.Namespace) -> None:
-    events = precompute_neighbours(arguments.query, arguments.index, arguments.k, arguments.out)
+    events = precompute_neighbours(
+        arguments.query, arguments.index, arguments.k, arguments.out, arguments.first_chunk_weight
+    )
     for event in events:
         progress(event.shard, event.done, event.total)
     print(arguments.out / DATA_SPEC)

@@ -10,8 +10,22 @@ its place in that row.
                                "neighbours": {"faiss_index", "index_spec"}}
 
 Paths in a spec are relative to it. The flat index is not stored, so "faiss_index" is null.
+
+A chunk from the middle of a document seldom names what it is about, so what is near it may be about something
+else of the same kind. With a `first_chunk_weight` w each chunk is looked up, and found, by the direction of
+
+    embedding of the chunk + w * embedding of its document's first chunk
+
+which is as causal as before, since the first chunk is never later than the chunk that asks. Each shard then
+has these vectors in
+
+    NN-SHARD.embeddings.npy   (N, d) float16, each row of length 1
+
+and the specs name them in the place of the shard's own, so whoever searches again (other k, part of the
+datastore, an approximate index) searches by them too.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +49,7 @@ from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
 INDEX_SPEC = "index.spec.json"
 DATA_SPEC = "data.spec.json"
 
+MOST_WEIGHT = 10.0  # of a first chunk: beyond it all chunks of a document are the same
 _CHUNKS_AT_ONCE = 1 << 16
 
 
@@ -53,8 +68,9 @@ class _Shard:
     folder: Path
     embeddings: np.ndarray  # (N, d) float16
     documents: np.ndarray  # (N,) int64, numbered within the shard
-    num_documents: int
+    first_chunks: np.ndarray  # (D,) rows of the documents' first chunks
     has_text: np.ndarray  # (N,) bool: False for chunks of deleted documents, and without ordinary tokens
+    embeddings_file: Path
 
     @property
     def files(self) -> dict[str, Path]:
@@ -62,7 +78,7 @@ class _Shard:
             "chunks": self.folder / CHUNKS_FILE,
             "seq2chunk": self.folder / SEQ2CHUNK_FILE,
             "chunk2seq": self.folder / CHUNK2SEQ_FILE,
-            "embeddings": self.folder / EMBEDDINGS_FILE,
+            "embeddings": self.embeddings_file,
         }
 
 
@@ -83,16 +99,27 @@ def nearest_neighbours(
 
 
 def precompute_neighbours(
-    query_shards: Sequence[Path], index_shards: Sequence[Path], k: int, out: Path
+    query_shards: Sequence[Path],
+    index_shards: Sequence[Path],
+    k: int,
+    out: Path,
+    first_chunk_weight: float = 0.0,
 ) -> Iterator[PrecomputeEvent]:
     """Find k neighbours in `index_shards` for every chunk of `query_shards`; write the files above to `out`.
 
     A chunk of a shard that is itself in the index gets no neighbour from its own document. The specs are
     written last, so that a folder with data.spec.json is complete.
 
+    first_chunk_weight  see above; 0 searches by the embeddings as they are, as the paper and the reference do
+
     Stopped and run again it goes on where it was. Raises InputError (nothing to do), DatastoreError (not a
     shard, or embeddings of different widths).
     """
+    if not 0 <= first_chunk_weight <= MOST_WEIGHT:  # NaN too
+        raise InputError(
+            f"Expected a weight of the first chunk from 0 to {MOST_WEIGHT}, got {first_chunk_weight:g}. Use "
+            "0.5, or 0 for none."
+        )
     if k < 1 or not query_shards or not index_shards:
         raise InputError(
             f"Expected at least one shard to ask, one to search and k of 1 or more, got {len(query_shards)}, "
@@ -110,8 +137,14 @@ def precompute_neighbours(
         raise InputError("Expected each index shard once, got one of them twice. Leave the repeated one out.")
     out.mkdir(parents=True, exist_ok=True)
     (out / DATA_SPEC).unlink(missing_ok=True)
+    if first_chunk_weight:
+        named = {shard.folder: shard for shard in (*asking, *indexed)}
+        for number, (folder, shard) in enumerate(named.items()):
+            file = out / f"{number:02d}-{shard.name}.{EMBEDDINGS_FILE}"
+            named[folder] = _with_first_chunks(shard, first_chunk_weight, file)
+        indexed, asking = ([named[shard.folder] for shard in shards] for shards in (indexed, asking))
 
-    first_document = np.cumsum([0, *(shard.num_documents for shard in indexed)])[:-1]
+    first_document = np.cumsum([0, *(len(shard.first_chunks) for shard in indexed)])[:-1]
     documents = np.concatenate([s.documents + f for s, f in zip(indexed, first_document, strict=True)])
     allowed = np.concatenate([shard.has_text for shard in indexed])
     index = FlatIndex(Stacked([shard.embeddings for shard in indexed]), documents)
@@ -137,8 +170,27 @@ def precompute_neighbours(
         for done, _ in write_rows(output, made_from, np.int64, (total, k), find, QUERIES_AT_ONCE):
             yield PrecomputeEvent(shard.name, done, total)
         described.append({**shard.files, "neighbours": output})
+        if not first_chunk_weight:  # those beside the chunks are meant, as in the reference's specs
+            del described[-1]["embeddings"]
     write_index_spec(out / INDEX_SPEC, [shard.files for shard in indexed])
     write_data_spec(out / DATA_SPEC, described, out / INDEX_SPEC)
+
+
+def _with_first_chunks(shard: _Shard, weight: float, file: Path) -> _Shard:
+    """The shard with other vectors, which are written to `file`; see above. A first chunk without ordinary
+    tokens says nothing and weighs nothing."""
+
+    def rows_of(rows: slice) -> np.ndarray:
+        first = shard.first_chunks[shard.documents[rows]]
+        share = weight * shard.has_text[first, None]
+        both = shard.embeddings[rows].astype(np.float32) + share * shard.embeddings[first]
+        return both / np.linalg.norm(both, axis=1, keepdims=True).clip(min=1e-6)
+
+    made_from = {"of": _hashes(shard), "first_chunk_weight": weight}
+    for _ in write_rows(file, made_from, np.float16, shard.embeddings.shape, rows_of, _CHUNKS_AT_ONCE):
+        pass
+    vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+    return dataclasses.replace(shard, embeddings=vectors, embeddings_file=file)
 
 
 def _open(folder: Path) -> list[_Shard]:
@@ -175,7 +227,13 @@ def _open_shard(folder: Path, name: str, of: Path, deleted: Collection[int]) -> 
             rows = slice(start, start + _CHUNKS_AT_ONCE)
             has_text[rows] &= ~np.isin(tokens[rows], (tokenizer.pad_id, tokenizer.end_id)).all(axis=1)
     return _Shard(
-        name, folder, embeddings, np.asarray(documents, dtype=np.int64), len(first_chunks), has_text
+        name,
+        folder,
+        embeddings,
+        np.asarray(documents, dtype=np.int64),
+        np.asarray(first_chunks, dtype=np.int64),
+        has_text,
+        folder / EMBEDDINGS_FILE,
     )
 
 

@@ -191,14 +191,16 @@ def files(tmp_path_factory, tokenizer):
     list(build(folder / "store", documents[:3], tokenizer, HashingEmbedder(), chunk_size=M))
     list(build(folder / "asks", documents[3:], tokenizer, HashingEmbedder(), chunk_size=M))
     shards = [folder / "store"]
-    list(precompute_neighbours([folder / "asks", *shards], shards, K, folder / "data"))
+    for name, weight in (("data", 0.0), ("weighted", 0.5)):
+        list(precompute_neighbours([folder / "asks", *shards], shards, K, folder / name, weight))
     return folder, documents
 
 
-def test_searching_again_finds_what_was_found(files, tokenizer):
+@pytest.mark.parametrize("name", ["data", "weighted"])
+def test_searching_again_finds_what_was_found(files, tokenizer, name):
     folder, documents = files
     config = tiny_config(num_embeddings=tokenizer.vocab_size)
-    spec = folder / "data" / "data.spec.json"
+    spec = folder / name / "data.spec.json"
     probe = HeldOut.from_spec("files", spec, config, tokenizer, window=3 * M)
     for some in (probe, probe.drawn(3, seed=2)):
         searchable = Searchable.of_spec(spec, tokenizer)
@@ -210,6 +212,13 @@ def test_searching_again_finds_what_was_found(files, tokenizer):
         for number in range(len(some.documents)):
             assert np.array_equal(found[number][0], some.neighbours(number).ids)
             assert np.array_equal(source(number), some.neighbours(number).tokens)
+    if name == "weighted":
+        plain = HeldOut.from_spec(
+            "files", folder / "data" / "data.spec.json", config, tokenizer, window=3 * M
+        )
+        ids = [[one.neighbours(number).ids for number in range(5)] for one in (probe, plain)]
+        assert not all(map(np.array_equal, *ids))
+        return
     datastore = Datastore.open(folder / "store", embedder=HashingEmbedder())
     same = Searchable.of_datastore(datastore, tokenizer, M)
     again = search_all(

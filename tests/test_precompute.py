@@ -108,6 +108,56 @@ def test_files_in_the_reference_format(shards, tmp_path):
             assert np.allclose(distances[ids], np.sort(distances)[:3], atol=1e-5)
 
 
+def test_a_chunk_is_looked_up_with_the_first_one_of_its_document(shards, tmp_path):
+    """By hand from the embeddings as they were made, and by whoever searches again by the specs."""
+    old, new, held_out = shards
+    out, weight = tmp_path / "neighbours", 0.5
+    for _ in precompute_neighbours([new, held_out], [old, new], 3, out, weight):
+        pass
+    list(precompute_neighbours([new, held_out], [old, new], 3, tmp_path / "plain"))
+    data = json.loads((out / "data.spec.json").read_text())
+    index = json.loads((out / data["neighbours"]["index_spec"]).read_text())
+
+    def directions(folder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        store = Datastore.open(folder)
+        plain = store.embeddings[:].astype(np.float64)
+        tokens = store.chunks.tokens[:]
+        says = ~np.isin(tokens, [store.tokenizer.pad_id, store.tokenizer.end_id]).all(1)
+        first = {}
+        for row, document in enumerate(store.chunks.chunk2seq):
+            first.setdefault(int(document), row)
+        both = np.stack([
+            plain[row] + weight * plain[first[int(document)]] * says[first[int(document)]]
+            for row, document in enumerate(store.chunks.chunk2seq)
+        ])  # fmt: skip
+        return both / np.linalg.norm(both, axis=1, keepdims=True), store.chunks.chunk2seq, says
+
+    found = [directions(folder) for folder in (old, new)]
+    base, says = np.concatenate([found[0][0], found[1][0]]), np.concatenate([found[0][2], found[1][2]])
+    documents = np.concatenate([found[0][1], found[1][1] + len(SENTENCES)])
+    for spec, (vectors, *_) in zip(index, found, strict=True):
+        stored = np.load(out / spec["embeddings"])
+        assert stored.dtype == np.float16 and np.allclose(stored, vectors, atol=1e-3)
+    changed = False
+    for shard, folder in zip(data["shards"], (new, held_out), strict=True):
+        vectors, own, asks = directions(folder)
+        assert np.allclose(np.load(out / shard["embeddings"]), vectors, atol=1e-3)
+        neighbours = np.load(out / shard["neighbours"])
+        changed |= not np.array_equal(neighbours, np.load(tmp_path / "plain" / shard["neighbours"]))
+        for row in np.flatnonzero(asks):
+            distances = ((base - vectors[row]) ** 2).sum(1)
+            distances[~says] = np.inf
+            if folder == new:
+                distances[documents == own[row] + len(SENTENCES)] = np.inf
+            assert np.allclose(distances[neighbours[row]], np.sort(distances)[:3], atol=4e-3)
+    assert changed
+    for wrong in (-0.1, 10.5, float("nan")):
+        with pytest.raises(
+            InputError, match=r"Expected a weight of the first chunk from 0 to 10.0, got .*Use"
+        ):
+            next(precompute_neighbours([new], [old], 2, tmp_path / "none", wrong))
+
+
 def test_what_is_no_shard_is_refused(shards, tmp_path):
     with pytest.raises(DatastoreError, match="'nowhere' is not a shard of chunks"):
         next(precompute_neighbours([tmp_path / "nowhere"], shards, 2, tmp_path / "out"))

@@ -2,7 +2,7 @@
 
 index.spec.json   [{chunks, seq2chunk, chunk2seq, embeddings}]: the shards that answer; a chunk's id is its
                   row when they are laid end to end
-data.spec.json    {"shards": [{chunks, seq2chunk, chunk2seq, neighbours}],
+data.spec.json    {"shards": [{chunks, seq2chunk, chunk2seq, neighbours, maybe embeddings}],
                    "neighbours": {"faiss_index", "index_spec"}}: the shards that ask, with what they read
 """
 
@@ -58,14 +58,18 @@ def write_index_spec(spec: Path, shards: Sequence[Shard]) -> None:
 def write_data_spec(
     spec: Path, shards: Sequence[Shard], index_spec: Path, faiss_index: Path | None = None
 ) -> None:
-    """`faiss_index` is for people: no program reads it. None where the index is not kept in a file."""
+    """`faiss_index` is for people: no program reads it. None where the index is not kept in a file. A shard
+    names the `embeddings` that it asked by where they are not those beside its chunks."""
     keys = ("chunks", "seq2chunk", "chunk2seq", "neighbours")
     spec.parent.mkdir(parents=True, exist_ok=True)
     neighbours = {
         "faiss_index": None if faiss_index is None else _relative(faiss_index, spec),
         "index_spec": _relative(index_spec, spec),
     }
-    described = [{key: _relative(shard[key], spec) for key in keys} for shard in shards]
+    asked_by = [[*keys, "embeddings"] if "embeddings" in shard else keys for shard in shards]
+    described = [
+        {key: _relative(shard[key], spec) for key in own} for shard, own in zip(shards, asked_by, strict=True)
+    ]
     files.write_json(spec, {"shards": described, "neighbours": neighbours})
 
 

@@ -207,8 +207,11 @@ def _own_tokens(store: Datastore | SpecChunks) -> Callable[[int], np.ndarray]:
 def _known_embeddings(
     shards: Sequence[dict[str, Path]], width: int, pad_id: int, spec: Path
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The embeddings that lie beside the asking shards, found by the tokens of a chunk."""
-    arrays, rows = [], {}
+    """The embeddings that the asking shards name, or that lie beside them, found by the tokens of a chunk and
+    of the first that is asked for with it: the same words may stand in another document, and be looked up by
+    another vector there."""
+    arrays: list[np.ndarray] = []
+    rows: dict[bytes | tuple[bytes, bytes], tuple[int, int]] = {}
     for number, shard in enumerate(shards):
         path = shard.get("embeddings", shard["chunks"].with_name("embeddings.npy"))
         if not path.is_file():
@@ -224,13 +227,18 @@ def _known_embeddings(
                 "the shard as the datastore was embedded."
             )
         arrays.append(array)
+        first = b""
         for row in range(len(store)):
-            rows.setdefault(np.asarray(store.tokens[row], dtype=np.int64).tobytes(), (number, row))
+            tokens = np.asarray(store.tokens[row], dtype=np.int64).tobytes()
+            first = tokens if row == store.seq2chunk[store.chunk2seq[row]] else first
+            for key in ((first, tokens), tokens):
+                rows.setdefault(key, (number, row))
 
     def embed(chunks: np.ndarray) -> np.ndarray:
         found = np.empty((len(chunks), width), dtype=np.float32)
-        for place, chunk in enumerate(np.asarray(chunks, dtype=np.int64)):
-            known = rows.get(chunk.tobytes())
+        keys = [chunk.tobytes() for chunk in np.asarray(chunks, dtype=np.int64)]
+        for place, tokens in enumerate(keys):
+            known = rows.get((keys[0], tokens), rows.get(tokens))
             if known is None:
                 raise InputError(
                     f"A held-out chunk is in no shard of {spec}, so its embedding is not known. Evaluate the "
