@@ -24,7 +24,7 @@ from indexing.commands import (
     training_sets,
     upkeep,
 )
-from indexing.commands.declaring import add_json, declare
+from indexing.commands.declaring import add_first_chunk_weight, add_json, declare
 from indexing.commands.shown import follow, print_json, progress
 from indexing.datastore import Datastore, list_datastores
 from indexing.embedder import DEFAULT_EMBEDDER, open_embedder
@@ -98,11 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--k", metavar="N", type=int, default=2, help="neighbours of each chunk (%(default)s)"
     )
-    command.add_argument(
-        "--first-chunk-weight", metavar="W", type=float, default=0.0,
-        help="look each chunk up, and find it, by its embedding + W times that of its document's first, "
-        "which tells what the document is about; 0.5 is a good value (%(default)s)",
-    )  # fmt: skip
+    add_first_chunk_weight(command)
     command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
     training_sets.add(commands)
     pipeline.add(commands)

@@ -100,11 +100,13 @@ def make(
     embedder: Embedder | None = None,
     num_neighbours: int = NEIGHBOURS,
     seed: int = 0,
+    first_chunk_weight: float = 0.0,
 ) -> Iterator[MakingEvent]:
     """Make the training set `name`, or make it anew; it appears whole or not at all.
 
     tokenizer  of the model to be trained, if not the datastore's own: then all chunks are cut and embedded
                anew, with `embedder` or the datastore's own
+    first_chunk_weight  see `precompute`
 
     Raises InputError if the datastore holds too little to train on, or somebody else makes this set.
     """
@@ -116,7 +118,7 @@ def make(
             cut = datastore
             if tokenizer is not None and tokenizer.fingerprint != datastore.tokenizer.fingerprint:
                 cut = yield from _cut_anew(work / "again" / datastore.name, datastore, tokenizer, embedder)
-            facts = yield from _write(work, cut, num_neighbours, seed)
+            facts = yield from _write(work, cut, num_neighbours, seed, first_chunk_weight)
             if cut is not datastore:
                 shutil.rmtree(work / "again")
             facts |= {"name": name, "source": datastore.name, "identity": datastore.identity}
@@ -163,7 +165,9 @@ def _cut_anew(
     return Datastore.open(folder, embedder=embedder)
 
 
-def _write(work: Path, cut: Datastore, num_neighbours: int, seed: int) -> Iterator[MakingEvent]:
+def _write(
+    work: Path, cut: Datastore, num_neighbours: int, seed: int, first_chunk_weight: float
+) -> Iterator[MakingEvent]:
     texts = _texts(cut)
     count = int(sum(stop - start for start, stop in texts))
     long = [number for number, (start, stop) in enumerate(texts) if stop - start > 1]
@@ -184,7 +188,10 @@ def _write(work: Path, cut: Datastore, num_neighbours: int, seed: int) -> Iterat
     total = count
     done = 0
     for part in parts:
-        for event in precompute_neighbours([work / part], [work / TRAIN], num_neighbours, work / part):
+        events = precompute_neighbours(
+            [work / part], [work / TRAIN], num_neighbours, work / part, first_chunk_weight
+        )
+        for event in events:
             yield MakingEvent("neighbours", done + event.done, total)
         done += sum(stop - start for start, stop in parts[part])
     chunks = {part: int(sum(stop - start for start, stop in rows)) for part, rows in parts.items()}

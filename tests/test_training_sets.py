@@ -71,6 +71,24 @@ def test_a_set_has_all_documents_once_and_reads_only_what_is_trained_on(tokenize
     assert training_set("mine").documents + training_set("mine").held_out_documents == 39
 
 
+def test_a_set_can_be_looked_up_with_first_chunks(tokenizer):
+    """By the command; what it was searched by moves with the set to its place."""
+    library(tokenizer, [words(i, 30 + i) for i in range(40)])
+    main(["training-set", "plain", "library"])
+    main(["training-set", "weighted", "library", "--first-chunk-weight", "0.5"])
+    plain, weighted = training_set("plain"), training_set("weighted")
+    for spec, other in ((weighted.data_spec, plain.data_spec), (weighted.validation, plain.validation)):
+        (shard,), index = read_data_spec(spec)
+        (read,) = read_index_spec(index)
+        for asked in (shard["embeddings"], read["embeddings"]):
+            vectors = np.load(asked).astype(np.float32)
+            assert asked.resolve().is_relative_to(weighted.folder) and asked.name != "embeddings.npy"
+            assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+        assert documents_of(spec)[0] == documents_of(other)[0]
+        assert not np.array_equal(documents_of(spec)[1], documents_of(other)[1])
+        assert "embeddings" not in read_data_spec(other)[0][0]
+
+
 def test_one_long_text_is_cut_into_parts(tokenizer, capsys):
     library(tokenizer, [words(1, 900)], name="novel")
     made = list(make("novel", Datastore.open("novel", embedder=HashingEmbedder())))

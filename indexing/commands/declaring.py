@@ -14,5 +14,16 @@ def declare(
     return command
 
 
+def add_first_chunk_weight(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--first-chunk-weight",
+        metavar="W",
+        type=float,
+        default=0.0,
+        help="look each chunk up, and find it, by its embedding + W times that of its document's first "
+        "chunk, which tells what the document is about; 0.5 is a good value (%(default)s)",
+    )
+
+
 def add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON for programs")

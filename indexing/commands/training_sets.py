@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from indexing.commands.declaring import add_json, declare
+from indexing.commands.declaring import add_first_chunk_weight, add_json, declare
 from indexing.commands.shown import print_json, progress
 from indexing.datastore import Datastore
 from indexing.tokenizer import Tokenizer
@@ -24,6 +24,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--k", metavar="N", type=int, default=NEIGHBOURS, help="neighbours of each chunk (%(default)s)"
     )
+    add_first_chunk_weight(command)
     command.add_argument("--seed", metavar="N", type=int, default=0, help="of what is held out (%(default)s)")
     add_json(command)
 
@@ -31,7 +32,15 @@ def add(commands: Any) -> None:
 def _make(arguments: argparse.Namespace) -> None:
     datastore = Datastore.open(arguments.datastore)
     tokenizer = Tokenizer.load(arguments.tokenizer) if arguments.tokenizer else None
-    for event in make(arguments.name, datastore, tokenizer, num_neighbours=arguments.k, seed=arguments.seed):
+    events = make(
+        arguments.name,
+        datastore,
+        tokenizer,
+        num_neighbours=arguments.k,
+        seed=arguments.seed,
+        first_chunk_weight=arguments.first_chunk_weight,
+    )
+    for event in events:
         progress(event.stage, event.done, event.total)
     made = training_set(arguments.name)
     if arguments.json:
