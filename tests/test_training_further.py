@@ -61,11 +61,14 @@ def test_step_0_is_the_model_and_its_tokenizer_and_sizes_are_its_own(material, k
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), before.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("own_embeddings", [False, True])
-def test_reading_only_keeps_what_is_written_without_neighbours(material, tokenizer, own_embeddings):
+@pytest.mark.parametrize("mode, own_embeddings", [("paper", False), ("paper", True), ("reference", True)])
+def test_reading_only_keeps_what_is_written_without_neighbours(material, tokenizer, mode, own_embeddings):
     sizes = RetroConfig.from_json(Path(material["model"])).to_dict()
     torch.manual_seed(5)
-    model = Retro(RetroConfig(**{**sizes, "enc_share_decoder_embs": not own_embeddings}))
+    changes = {"mode": mode, "enc_share_decoder_embs": not own_embeddings}
+    if mode == "reference":
+        changes |= {"tie_embeddings": False}
+    model = Retro(RetroConfig(**{**sizes, **changes}))
     save_model(paths.models_dir() / "mine", model, tokenizer)
     before = load_model("mine").model
     asked = config(material, weights="mine", reading_only=True, learning_rate=0.01, ignore_share=0.3)
