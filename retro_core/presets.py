@@ -132,8 +132,9 @@ def resolve_model(name: str, tokenizer: Tokenizer) -> RetroConfig:
 def tokenizer_and_sizes(config: TrainConfig) -> tuple[Tokenizer, RetroConfig]:
     """Of a run without a base: those of the model that it trains further, or what its settings name.
 
-    Raises ConfigError if the settings exclude each other, or the model is a RETRO-fit, whose base is trained
-    by its own run alone; CheckpointError and what else `load_model` does if it is not there.
+    Raises ConfigError if the model is a RETRO-fit, whose base is trained by its own run alone, or has nothing
+    that reads where only that is to be trained; CheckpointError if it is not there; and what `resolve_model`
+    does.
     """
     # Here, so that a command line can list the names without the seconds that torch takes.
     from retro_core.checkpoint import is_fitted, model_folder
@@ -147,7 +148,13 @@ def tokenizer_and_sizes(config: TrainConfig) -> tuple[Tokenizer, RetroConfig]:
             "further. Resume the run that it was exported from with more steps, or fit the base anew."
         )
     folder = model_folder(config.weights)
-    return Tokenizer.load(folder), RetroConfig.from_json(folder / CONFIG_FILE)
+    sizes = RetroConfig.from_json(folder / CONFIG_FILE)
+    if config.reading_only and not sizes.dec_cca_layers:
+        raise ConfigError(
+            f"Expected a model that reads, to train its reading only, but {config.weights!r} has no CCA. "
+            "Leave reading_only out, or name another model."
+        )
+    return Tokenizer.load(folder), sizes
 
 
 def count_parameters(config: RetroConfig) -> tuple[int, int]:

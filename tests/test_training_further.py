@@ -177,5 +177,9 @@ def test_what_excludes_each_other_is_told(material, known, tmp_path, tokenizer):
         list(train(config(material, weights="nobody")))
     (paths.models_dir() / "fit").mkdir()
     (paths.models_dir() / "fit" / "config.json").write_text('{"retro": {}}')
+    sizes = {**RetroConfig.from_json(Path(material["model"])).to_dict(), "dec_cca_layers": []}
+    save_model(paths.models_dir() / "plain", Retro(RetroConfig(**sizes)), tokenizer)
+    with pytest.raises(ConfigError, match=r"'plain' has no CCA. Leave reading_only out, or name"):
+        list(train(config(material, weights="plain", reading_only=True)))
     with pytest.raises(ConfigError, match=r"Model 'fit' is a RETRO-fit of a base; .* Resume the run"):
         list(train(config(material, weights="fit")))
