@@ -388,7 +388,11 @@ def test_the_command_says_all_settings():
             values[spec.name] = f"- ä {spec.name}\n'--seed"
     parser = argparse.ArgumentParser()
     add_settings(parser, TrainConfig)
-    for config in (TrainConfig(**values), TrainConfig()):
+    of_base, of_model = (
+        {"base": values.pop("base")},
+        {key: values.pop(key) for key in ("weights", "reading_only")},
+    )
+    for config in (TrainConfig(**values, **of_base), TrainConfig(**values, **of_model), TrainConfig()):
         assert read_settings(parser.parse_args(as_arguments(config)), TrainConfig) == config
     assert runs.command(TrainConfig())[1:4] == ["-m", "retro_core", "train"]
 
