@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from retro_core.trace import Trace
 
 OFF = "off"
-Retriever = Literal["dense", "bm25", "hybrid-rrf", "hybrid-rerank", "random"]
-RetrieverOrOff = Literal["dense", "bm25", "hybrid-rrf", "hybrid-rerank", "random", "off"]
+Retriever = Literal["dense", "first-chunk", "bm25", "hybrid-rrf", "hybrid-rerank", "random"]
+RetrieverOrOff = Literal["dense", "first-chunk", "bm25", "hybrid-rrf", "hybrid-rerank", "random", "off"]
 RETRIEVERS: tuple[str, ...] = Retriever.__args__
 
 _NUM_NEIGHBOURS = bounds(GenerationConfig, "num_neighbours")
@@ -65,7 +65,8 @@ def retrieve(
         text: what to look up, up to 100,000 characters
         datastore: name of a datastore, see the endpoint datastores
         k: how many chunks, 1 to 16
-        retriever: dense (by meaning), bm25 (by words), hybrid-rrf and hybrid-rerank (by both), or random
+        retriever: dense (by meaning), first-chunk (by meaning, with each document's beginning), bm25 (by
+            words), hybrid-rrf and hybrid-rerank (by both), or random
 
     Returns:
         a list, nearest first, of rank, document_id, title, source, offset (character of the document)

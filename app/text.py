@@ -203,6 +203,7 @@ EDITIONS = {"factbook-2015": "the 2015 edition", "factbook-2025": "the 2025 edit
 # What puts a datastore's chunks in order, for a choice; `indexing.retrievers.RETRIEVERS` says it in full.
 LOOKED_INTO = {
     "dense": "by meaning (dense)",
+    "first-chunk": "by meaning, with the text's beginning",
     "bm25": "by words (BM25)",
     "hybrid-rrf": "by both (hybrid, ranks)",
     "hybrid-rerank": "by both (hybrid, reranked)",

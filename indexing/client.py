@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from indexing import paths, wire
+from indexing.beginnings import FIRST_CHUNK
 from indexing.chunks import ChunkStore
 from indexing.datastore import Provenance
 from indexing.embedder import Embedder
@@ -60,7 +62,8 @@ class ClientLimits:
 
 @dataclass(frozen=True)
 class RemoteInfo:
-    """What a service says of one of its datastores. `version` grows with each change."""
+    """What a service says of one of its datastores. `version` grows with each change. retrievers: their
+    written forms, the one first that answers where none is named"""
 
     name: str
     version: int
@@ -75,6 +78,7 @@ class RemoteInfo:
     embedder_name: str
     embedder_fingerprint: str
     dim: int
+    retrievers: tuple[str, ...]
 
 
 class ServiceClient:
@@ -145,6 +149,7 @@ class ServiceClient:
                 embedder_name=_text(embedder["name"]),
                 embedder_fingerprint=_text(embedder["fingerprint"]),
                 dim=_count(embedder["dim"], least=1),
+                retrievers=_texts(answer["retrievers"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._unusable(f"/v1/info has no proper {_clause(error)}") from error
@@ -193,10 +198,11 @@ class ServiceClient:
         retriever: str | None = None,
         only: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        first_chunk: np.ndarray | None = None,
     ) -> tuple[Neighbours, dict[int, Provenance]]:
         """chunks (n, m) of token ids of the datastore `info` -> their neighbours, leading axis (n,), and
-        where each neighbour's chunk comes from; documents as for `search`. Raises MismatchError if the
-        tokenizer there has changed."""
+        where each neighbour's chunk comes from; documents as for `search`. first_chunk (m,): of the text that
+        the chunks are of. Raises MismatchError if the tokenizer there has changed."""
         parts, origins = [], {}
         at_once = max(1, min(_TEXTS_AT_ONCE, _ROWS_AT_ONCE // max(k, 1)))
         for start in range(0, len(chunks), at_once):
@@ -205,6 +211,8 @@ class ServiceClient:
                 "chunks": rows.tolist(), "k": k, "datastore": info.name, "retriever": retriever,
                 "only": list(only), "exclude": list(exclude),
             }  # fmt: skip
+            if first_chunk is not None:
+                question["first_chunk"] = first_chunk.tolist()
             answer = self._json("POST", "/v1/retrieve", question)
             if answer.get("tokenizer") != info.tokenizer_fingerprint:
                 raise MismatchError(
@@ -394,8 +402,17 @@ class RemoteRetriever:
                 "tokenizer."
             )
         self._retriever, self._only, self._exclude = retriever, tuple(only), tuple(exclude)
+        self._first_chunk: np.ndarray | None = None
         self._origins: OrderedDict[int, Provenance] = OrderedDict()
         self._lock = threading.Lock()
+
+    def for_text(self, first_chunk: np.ndarray) -> "RemoteRetriever":
+        """See `neighbours.for_text`. The copy and this one remember what was found together."""
+        if (self._retriever or self.info.retrievers[0]) != FIRST_CHUNK:
+            return self
+        mine = copy(self)
+        mine._first_chunk = np.asarray(first_chunk)
+        return mine
 
     def retrieve(self, chunks: np.ndarray, num_neighbours: int) -> Neighbours:
         """chunks (..., m) int -> Neighbours with leading axes (...), as `Datastore.retrieve`."""
@@ -408,7 +425,7 @@ class RemoteRetriever:
             )
         shape = chunks.shape[:-1]
         found, origins = self.client.retrieve(
-            chunks.reshape(-1, m), k, self.info, self._retriever, self._only, self._exclude
+            chunks.reshape(-1, m), k, self.info, self._retriever, self._only, self._exclude, self._first_chunk
         )
         with self._lock:
             self._origins.update(origins)
@@ -603,6 +620,12 @@ def _finite(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
         raise ValueError("number")
     return float(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("list of retrievers")
+    return tuple(_text(each) for each in value)
 
 
 def _text(value: object) -> str:

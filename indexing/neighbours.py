@@ -6,7 +6,7 @@ its continuation, 2m by default). `...` stands for any leading axes, usually (l,
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ PASTED = -2  # id of a text that somebody gave in place of a neighbour: it is in
 SQUARED_L2 = "squared L2"
 BM25 = "BM25"
 RECIPROCAL_RANKS = "reciprocal ranks"
+WITH_FIRST_CHUNK = "similarity with first chunks"
 DRAWN = "drawn at random"
 GIVEN = "given"
 MIXED = "mixed"  # chunks of one text whose neighbours were ordered by different things
@@ -157,6 +158,35 @@ class Retriever(Protocol):
     def retrieve(self, chunks: np.ndarray, num_neighbours: int) -> Neighbours:
         """chunks (..., m) int -> Neighbours with leading axes (...)."""
         ...
+
+
+@runtime_checkable
+class TextRetriever(Retriever, Protocol):
+    """A retriever that may answer a chunk otherwise if it knows what text the chunk is of."""
+
+    def for_text(self, first_chunk: np.ndarray) -> Retriever:
+        """What answers chunks of the text that begins with these tokens (m,); itself if that is no matter."""
+        ...
+
+
+def for_text(retriever: Retriever, first_chunk: np.ndarray) -> Retriever:
+    """The retriever as it answers chunks of the text that begins with these tokens (m,). To be asked by
+    everything that looks up chunks of a text; one that answers single chunks only is not told."""
+    return retriever.for_text(first_chunk) if isinstance(retriever, TextRetriever) else retriever
+
+
+def retrieve_each(
+    retriever: Retriever, first_chunks: np.ndarray, chunks: np.ndarray, num_neighbours: int
+) -> Neighbours:
+    """Neighbours, leading axis (n,), of chunks (n, m) that are of several texts: each of the one that begins
+    with its row of `first_chunks` (n, m). All are asked for at once where the text is no matter."""
+    texts, place = np.unique(first_chunks, axis=0, return_inverse=True)
+    asked = [for_text(retriever, first_chunk) for first_chunk in texts]
+    if all(each is retriever for each in asked):
+        return retriever.retrieve(chunks, num_neighbours)
+    rows = [np.flatnonzero(place.reshape(-1) == text) for text in range(len(texts))]
+    parts = [each.retrieve(chunks[mine], num_neighbours) for each, mine in zip(asked, rows, strict=True)]
+    return Neighbours.joined(parts).take(np.argsort(np.concatenate(rows)))
 
 
 def given_tokens(

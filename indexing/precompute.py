@@ -11,13 +11,8 @@ its place in that row.
 
 Paths in a spec are relative to it. The flat index is not stored, so "faiss_index" is null.
 
-A chunk from the middle of a document seldom names what it is about, so what is near it may be about something
-else of the same kind. With a `first_chunk_weight` w each chunk is looked up, and found, by the direction of
-
-    embedding of the chunk + w * embedding of its document's first chunk
-
-which is as causal as before, since the first chunk is never later than the chunk that asks. Each shard then
-has these vectors in
+With a `first_chunk_weight` each chunk is looked up, and found, together with its document's first, see
+`beginnings`. Each shard then has these vectors in
 
     NN-SHARD.embeddings.npy   (N, d) float16, each row of length 1
 
@@ -34,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from indexing import catalogue
+from indexing.beginnings import FIRST_CHUNK_WEIGHT, MOST_WEIGHT, together
 from indexing.catalogue import CATALOGUE_FILE
 from indexing.chunks import CHUNK2SEQ_FILE, CHUNKS_FILE, SEQ2CHUNK_FILE
 from indexing.errors import DatastoreError, InputError
@@ -49,7 +45,6 @@ from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
 INDEX_SPEC = "index.spec.json"
 DATA_SPEC = "data.spec.json"
 
-MOST_WEIGHT = 10.0  # of a first chunk: beyond it all chunks of a document are the same
 _CHUNKS_AT_ONCE = 1 << 16
 
 
@@ -118,7 +113,7 @@ def precompute_neighbours(
     if not 0 <= first_chunk_weight <= MOST_WEIGHT:  # NaN too
         raise InputError(
             f"Expected a weight of the first chunk from 0 to {MOST_WEIGHT}, got {first_chunk_weight:g}. Use "
-            "0.5, or 0 for none."
+            f"{FIRST_CHUNK_WEIGHT}, or 0 for none."
         )
     if k < 1 or not query_shards or not index_shards:
         raise InputError(
@@ -182,9 +177,7 @@ def _with_first_chunks(shard: _Shard, weight: float, file: Path) -> _Shard:
 
     def rows_of(rows: slice) -> np.ndarray:
         first = shard.first_chunks[shard.documents[rows]]
-        share = weight * shard.has_text[first, None]
-        both = shard.embeddings[rows].astype(np.float32) + share * shard.embeddings[first]
-        return both / np.linalg.norm(both, axis=1, keepdims=True).clip(min=1e-6)
+        return together(shard.embeddings[rows], shard.embeddings[first], weight * shard.has_text[first, None])
 
     made_from = {"of": _hashes(shard), "first_chunk_weight": weight}
     for _ in write_rows(file, made_from, np.float16, shard.embeddings.shape, rows_of, _CHUNKS_AT_ONCE):

@@ -10,10 +10,12 @@ Filtered  any other, less some documents and what would give the answer away
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 
+from indexing.beginnings import FIRST_CHUNK
 from indexing.bm25 import WordsIndexed
 from indexing.client import RemoteRetriever, open_remote
 from indexing.datastore import Datastore, Provenance
@@ -25,11 +27,22 @@ from indexing.neighbours import (
     Neighbours,
     Retriever,
     Text,
+    for_text,
     given_tokens,
     longest_common_runs,
 )
 from indexing.pipeline.spec_chunks import SpecChunks
-from indexing.ranking import Dense, Drawn, Fused, Ranked, Ranker, Reranked, Words, rows_of
+from indexing.ranking import (
+    Dense,
+    Drawn,
+    Fused,
+    Ranked,
+    Ranker,
+    Reranked,
+    WithFirstChunk,
+    Words,
+    rows_of,
+)
 from indexing.retokenised import RetokenisedDatastore
 from indexing.tokenizer import Tokenizer
 
@@ -39,6 +52,7 @@ DEFAULT_RETRIEVER = "dense"
 # What `open_retriever` knows, in words for --help and the page.
 RETRIEVERS = {
     "dense": "the nearest chunks by embedding, in squared L2",
+    FIRST_CHUNK: "by embedding, each chunk together with the first chunk of its text",
     "bm25": "chunks that share the text's rarer words, by BM25; needs no embedder",
     "hybrid-rrf": "both rankings, by the sum of their reciprocal ranks",
     "hybrid-rerank": "the 100 nearest by embedding, in the order of BM25",
@@ -81,6 +95,13 @@ class Lookup:
         """Make what the first query would have to wait for, if it takes long, as events."""
         if isinstance(self.ranker, Words | Fused | Reranked):
             yield from self.ranker.prepare()
+
+    def for_text(self, first_chunk: np.ndarray) -> "Lookup":
+        """See `neighbours.for_text`."""
+        if not isinstance(self.ranker, WithFirstChunk):
+            return self
+        beginning = self.datastore.tokenizer.decode(np.asarray(first_chunk))
+        return Lookup(self.datastore, self.ranker.for_text(beginning))
 
     def retrieve(
         self,
@@ -199,6 +220,15 @@ class Fixed:
         self._everywhere = tokens(everywhere) if everywhere or otherwise is None else None
         self._of = {_key(np.array(chunk)): tokens(texts) for chunk, texts in (of_chunks or {}).items()}
 
+    def for_text(self, first_chunk: np.ndarray) -> "Fixed":
+        """See `neighbours.for_text`."""
+        otherwise = self._otherwise and for_text(self._otherwise, first_chunk)
+        if otherwise is self._otherwise:
+            return self
+        mine = copy(self)
+        mine._otherwise = otherwise
+        return mine
+
     def retrieve(self, chunks: np.ndarray, num_neighbours: int) -> Neighbours:
         """chunks (..., m) int -> Neighbours with leading axes (...)."""
         chunks = np.asarray(chunks)
@@ -223,8 +253,8 @@ class Cached:
     capacity  chunks that are remembered; the one that was longest not asked for is forgotten first
     hits, misses  chunks that were answered from memory, and that were not, so far
 
-    A chunk is known by its tokens. What was found for k neighbours answers for fewer too. Safe to use from
-    several threads.
+    A chunk is known by its tokens, and by its text's first chunk if the other one asks for that. What was
+    found for k neighbours answers for fewer too. Safe to use from several threads.
     """
 
     def __init__(self, retriever: Retriever, capacity: int = 10_000):
@@ -235,13 +265,24 @@ class Cached:
         self._lock = threading.Lock()
         self.hits = self.misses = 0
 
+    def for_text(self, first_chunk: np.ndarray) -> Retriever:
+        """See `neighbours.for_text`."""
+        asked = for_text(self.retriever, first_chunk)
+        return self if asked is self.retriever else _CachedOfText(self, asked, _key(first_chunk))
+
     def retrieve(self, chunks: np.ndarray, num_neighbours: int) -> Neighbours:
         """chunks (..., m) int -> Neighbours with leading axes (...)."""
+        return self.remembered(self.retriever, b"", chunks, num_neighbours)
+
+    def remembered(
+        self, retriever: Retriever, text: bytes, chunks: np.ndarray, num_neighbours: int
+    ) -> Neighbours:
+        """What `retriever` finds, or found, for chunks of this text."""
         chunks = np.asarray(chunks)
         shape, flat = chunks.shape[:-1], chunks.reshape(-1, chunks.shape[-1])
         if not len(flat):
-            return self.retriever.retrieve(chunks, num_neighbours)
-        keys = [_key(chunk) for chunk in flat]
+            return retriever.retrieve(chunks, num_neighbours)
+        keys = [text + _key(chunk) for chunk in flat]
         answers: dict[bytes, Neighbours] = {}
         unknown: dict[bytes, np.ndarray] = {}
         with self._lock:
@@ -255,7 +296,7 @@ class Cached:
             self.misses += len(unknown)
             self.hits += len(flat) - len(unknown)
         if unknown:
-            found = self.retriever.retrieve(np.stack(list(unknown.values())), num_neighbours)
+            found = retriever.retrieve(np.stack(list(unknown.values())), num_neighbours)
             with self._lock:
                 for row, key in enumerate(unknown):
                     answers[key] = self._found[key] = found.take(np.array([row]))
@@ -263,6 +304,18 @@ class Cached:
                 while len(self._found) > self._capacity:
                     self._found.popitem(last=False)
         return Neighbours.joined([answers[key] for key in keys]).reshape(*shape)
+
+
+@dataclass(frozen=True)
+class _CachedOfText:
+    """A `Cached` as it answers chunks of one text, about which it asks `retriever`."""
+
+    cached: Cached
+    retriever: Retriever
+    text: bytes
+
+    def retrieve(self, chunks: np.ndarray, num_neighbours: int) -> Neighbours:
+        return self.cached.remembered(self.retriever, self.text, chunks, num_neighbours)
 
 
 class Filtered:
@@ -294,6 +347,15 @@ class Filtered:
         # A `Lookup` leaves documents out by itself, without being asked for more.
         self._asks_less = isinstance(retriever, Lookup)
         self._allowed = allowed_chunks(origins, only, exclude) if only or exclude else None
+
+    def for_text(self, first_chunk: np.ndarray) -> "Filtered":
+        """See `neighbours.for_text`."""
+        asked = for_text(self.retriever, first_chunk)
+        if asked is self.retriever:
+            return self
+        mine = copy(self)
+        mine.retriever = asked
+        return mine
 
     def prepare(self) -> Iterator[WordsIndexed]:
         """See `Lookup.prepare`."""
@@ -410,6 +472,7 @@ def open_lookup(form: str, datastore: Reader) -> Lookup:
     name, _, seed = form.partition(":")
     rankers: dict[str, Callable[[], Ranker]] = {
         "dense": lambda: Dense(store),
+        FIRST_CHUNK: lambda: WithFirstChunk(store),
         "bm25": lambda: Words(store),
         "hybrid-rrf": lambda: Fused(store),
         "hybrid-rerank": lambda: Reranked(store),
@@ -440,6 +503,7 @@ def look_up_text(
     the next m tokens after each chunk, or as many as there are, are what must not leak."""
     m, count = chunk_size, len(ids) // chunk_size
     chunks = np.asarray(ids)[: count * m].reshape(count, m)
+    retriever = for_text(retriever, np.asarray(ids)[:m])
     if not isinstance(retriever, Filtered):
         return retriever.retrieve(chunks, num_neighbours)
     later = np.full((count, m), pad_id, dtype=np.int64)

@@ -269,11 +269,16 @@ class RetrieveQuery(_Query):
         description="token ids of whole chunks",
     )
     texts: list[Text] | None = Field(None, min_length=1, max_length=MAX_TEXTS)
+    first_chunk: list[TokenId] | None = Field(
+        None, description="token ids of the first chunk of the text that all `chunks` are of, if it is known"
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "RetrieveQuery":
         if (self.chunks is None) == (self.texts is None):
             raise ValueError("give either chunks or texts")
+        if self.chunks is None and self.first_chunk is not None:
+            raise ValueError("first_chunk goes with chunks")
         return self
 
 
@@ -487,7 +492,10 @@ def _retrieve(shelf: Shelf, query: RetrieveQuery) -> dict[str, Any]:
     form, lookup = shelf.lookup(query.retriever)
     allowed = _allowed(shelf, query)
     if query.chunks is not None:
-        found = lookup.retrieve(_parse_chunks(datastore, query.chunks), query.k, None, allowed)
+        chunks = _parse_chunks(datastore, query.chunks)
+        if query.first_chunk is not None:
+            lookup = lookup.for_text(_parse_chunks(datastore, [query.first_chunk])[0])
+        found = lookup.retrieve(chunks, query.k, None, allowed)
     else:
         ranked = lookup.ranker.rank(query.texts or (), query.k, None, allowed)
         tokens = datastore.chunks.retrieved_tokens(ranked.ids, datastore.num_continuations)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from indexing.chunking import num_chunks
 from indexing.errors import InputError
-from indexing.neighbours import Neighbours, Retriever
+from indexing.neighbours import Neighbours, Retriever, for_text
 from indexing.tokenizer import Tokenizer
 from retro_core.cache import DecodingCache
 from retro_core.config import GenerationConfig
@@ -129,7 +129,7 @@ def generate(
 
     # Torch's generator on the processor: the same seed gives the same text on every device.
     dice = torch.Generator().manual_seed(config.seed)
-    retriever = retriever if config.retrieval else None
+    retriever = for_text(retriever, ids[:m]) if retriever is not None and config.retrieval else None
     # What is looked up between borders is read by one token at a time; and 8-bit products of several rows
     # are rounded together, so that wrong guesses would change what is right.
     most = config.draft_tokens if step == m and not config.int8 else 0

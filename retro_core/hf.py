@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
@@ -29,7 +30,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from indexing.errors import CheckpointError, ConfigError, InputError
-from indexing.neighbours import Retriever
+from indexing.neighbours import Retriever, retrieve_each
 from indexing.retrievers import Cached
 from indexing.tokenizer import TOKENIZER_FILE, Tokenizer
 from retro_core.checkpoint import SUMS_FILE
@@ -455,7 +456,7 @@ class RetroForCausalLM(transformers.PreTrainedModel, transformers.GenerationMixi
             known = given.shape[1]
         if retriever is not None and known < complete:
             _check_retriever(retriever)
-            parts.append(_look_up(retriever, ids[:, known * m : complete * m], m, num_neighbours, pad))
+            parts.append(_look_up(retriever, ids[:, : complete * m], known, m, num_neighbours, pad))
         if not parts:
             return None, None
         return _joined(parts, pad) if cache is None else cache.with_neighbours(parts, complete, pad)
@@ -595,12 +596,17 @@ def _new_columns(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor | N
 
 
 def _look_up(
-    retriever: Retriever, ids: Tensor, chunk_size: int, num_neighbours: int, pad: int
+    retriever: Retriever, ids: Tensor, known: int, chunk_size: int, num_neighbours: int, pad: int
 ) -> tuple[Tensor, Tensor]:
-    """Neighbours (b, l, k, r) of the chunks in ids (b, l * m), and their mask; padding alone has none."""
-    chunks = ids.cpu().numpy().reshape(-1, chunk_size)
-    found = retriever.retrieve(chunks, num_neighbours)
-    there = found.mask & (chunks != pad).any(axis=-1)[:, None, None]
+    """Neighbours (b, l - known, k, r) of the chunks in ids (b, l * m) without the first `known`, and their
+    mask; padding alone has none. A row's text begins in the first chunk that is not padding alone."""
+    texts = ids.cpu().numpy().reshape(len(ids), -1, chunk_size)
+    says = (texts != pad).any(axis=-1)  # (b, l)
+    first_chunks = texts[np.arange(len(texts)), says.argmax(axis=1)]
+    later = texts[:, known:]
+    chunks = later.reshape(-1, chunk_size)
+    found = retrieve_each(retriever, first_chunks.repeat(later.shape[1], axis=0), chunks, num_neighbours)
+    there = found.mask & says[:, known:].reshape(-1, 1, 1)
     shape = (len(ids), -1, *found.tokens.shape[-2:])
     tokens, mask = torch.from_numpy(found.tokens).long(), torch.from_numpy(there)
     return tokens.reshape(shape).to(ids.device), mask.reshape(shape).to(ids.device)

@@ -282,7 +282,8 @@ INFO = {
         "name": "x", "version": 1, "num_documents": 1, "num_chunks": 7, "chunk_size": 3, "fingerprint": "f",
         "tokenizer": {"name": "t", "fingerprint": "tf", "vocab_size": 23, "pad_id": 0},
         "embedder": {"name": "e", "fingerprint": "ef", "dim": 5},
-    }
+    },
+    "retrievers": ["dense"],
 }  # fmt: skip
 ANSWER = {
     "datastore": "x", "version": 1, "num_chunks": 7, "tokenizer": "tf", "pad_id": 0, "measure": "squared L2",
@@ -331,6 +332,13 @@ def test_json_that_cannot_be_is_refused(change, clause):
     with pytest.raises(ServiceError, match="cannot be used: /v1/retrieve has no proper") as raised:
         retriever.retrieve(CHUNK, 2)
     assert f"has no proper {clause}" in str(raised.value)
+
+
+@pytest.mark.parametrize("forms", [[], "dense", None, [1]])
+def test_a_service_says_what_it_finds_with(forms):
+    client = client_of(lambda request: httpx.Response(200, json={**INFO, "retrievers": forms}))
+    with pytest.raises(ServiceError, match="/v1/info has no proper (list of retrievers|content)"):
+        RemoteRetriever(client)
 
 
 @pytest.mark.parametrize("answer, clause", [

@@ -92,8 +92,8 @@ def test_search_with_any_retriever_and_less_documents(corpus_file, capsys):
     assert len(everywhere) == 6
     one = nearest[0]["document"]
     for form, measure in (
-        ("dense", "squared L2"), ("bm25", "BM25"), ("hybrid-rrf", "reciprocal ranks"),
-        ("hybrid-rerank", "BM25"), ("random:3", "drawn at random"),
+        ("dense", "squared L2"), ("first-chunk", "similarity with first chunks"), ("bm25", "BM25"),
+        ("hybrid-rrf", "reciprocal ranks"), ("hybrid-rerank", "BM25"), ("random:3", "drawn at random"),
     ):  # fmt: skip
         hits = found("--retriever", form)
         assert len(hits) == 4 and {hit["measure"] for hit in hits} == {measure}

@@ -43,7 +43,7 @@ from retro_core.config import GenerationConfig
 from retro_core.generation import Finished, Retrieved, generate
 
 K = 5
-LOCAL = ("dense", "bm25", "hybrid-rrf", "hybrid-rerank", "random:7")
+LOCAL = ("dense", "first-chunk", "bm25", "hybrid-rrf", "hybrid-rerank", "random:7")
 PLAIN = ("dense", "bm25", "random:7")  # whose order does not depend on how far they look
 
 
@@ -406,7 +406,7 @@ def test_a_form_that_is_none_is_named_with_all_that_are(datastore, form):
     with pytest.raises(InputError) as caught:
         open_retriever(form, datastore)
     said = str(caught.value)
-    assert said.startswith(f"There is no retriever {form!r}. Choose one of dense, bm25, ")
+    assert said.startswith(f"There is no retriever {form!r}. Choose one of dense, first-chunk, bm25, ")
     assert all(name in said for name in RETRIEVERS)
 
 

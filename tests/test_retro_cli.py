@@ -135,7 +135,8 @@ def test_generate_writes_the_text_and_says_what_was_read(nile, capsys):
 
 
 @pytest.mark.parametrize("form, measure, scored, far", [
-    ("dense", "squared L2", False, False), ("bm25", "BM25", True, True),
+    ("dense", "squared L2", False, False), ("first-chunk", "similarity with first chunks", True, False),
+    ("bm25", "BM25", True, True),
     ("hybrid-rrf", "reciprocal ranks", True, False), ("hybrid-rerank", "BM25", True, False),
     ("random:5", "drawn at random", False, True),
 ])  # fmt: skip

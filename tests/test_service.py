@@ -221,7 +221,7 @@ def test_retrieve_gives_what_the_datastore_gives(http, datastore):
     assert np.array_equal(by_text["tokens"], datastore.chunks.retrieved_tokens(ids))
 
 
-@pytest.mark.parametrize("form", ["dense", "bm25", "hybrid-rrf", "hybrid-rerank", "random:3"])
+@pytest.mark.parametrize("form", ["dense", "first-chunk", "bm25", "hybrid-rrf", "hybrid-rerank", "random:3"])
 def test_documents_are_chosen_and_left_out(datastore, form):
     ids = [document.id for document in datastore.documents]
     chunks = np.asarray(datastore.chunks.tokens[:5]).astype(np.int64)

@@ -22,8 +22,9 @@ from app.tabs.explore_change_here import (
     short_text,
     whole_number,
 )
+from indexing.beginnings import FIRST_CHUNK
 from indexing.errors import InputError, MismatchError, RetroError
-from indexing.neighbours import BM25, DRAWN, RECIPROCAL_RANKS, Neighbours
+from indexing.neighbours import BM25, DRAWN, RECIPROCAL_RANKS, WITH_FIRST_CHUNK, Neighbours
 from indexing.retrievers import DEFAULT_RETRIEVER, Lookup
 from retro_core.config import GenerationConfig
 from retro_core.recorded import ids_of, neighbours_of
@@ -43,7 +44,12 @@ _PLACES = {
     "swap": ("chunk", "rank", "other_chunk", "other_rank"),
 }
 # The retriever that orders neighbours by this measure; the others are the default's.
-_RETRIEVER_OF = {BM25: "bm25", RECIPROCAL_RANKS: "hybrid-rrf", DRAWN: "random"}
+_RETRIEVER_OF = {
+    WITH_FIRST_CHUNK: FIRST_CHUNK,
+    BM25: "bm25",
+    RECIPROCAL_RANKS: "hybrid-rrf",
+    DRAWN: "random",
+}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Callable
 
+from indexing.beginnings import FIRST_CHUNK_WEIGHT
+
 
 def declare(
     commands, name: str, run: Callable[[argparse.Namespace], None], does: str, *aliases: str, **more
@@ -21,7 +23,7 @@ def add_first_chunk_weight(command: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         help="look each chunk up, and find it, by its embedding + W times that of its document's first "
-        "chunk, which tells what the document is about; 0.5 is a good value (%(default)s)",
+        f"chunk, which tells what the document is about; {FIRST_CHUNK_WEIGHT} is a good value (%(default)s)",
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from indexing.chunking import num_chunks
 from indexing.errors import InputError
-from indexing.neighbours import Neighbours, Retriever
+from indexing.neighbours import Neighbours, Retriever, for_text, retrieve_each
 from indexing.tokenizer import Tokenizer
 from retro_core.decoding import for_decoding
 from retro_core.functions import IGNORED_LABEL
@@ -60,10 +60,10 @@ def read_with(
 ) -> Iterator[Neighbours]:
     """What each prompt (n,), of whole chunks, retrieves, leading axis (n / m,); looked up many at a time."""
     chunks = np.concatenate([ids.reshape(-1, chunk_size) for ids in prompts])
-    parts = [
-        retriever.retrieve(chunks[start : start + _LOOKED_UP_AT_ONCE], num_neighbours)
-        for start in range(0, len(chunks), _LOOKED_UP_AT_ONCE)
-    ]
+    first_chunks = np.concatenate([np.tile(ids[:chunk_size], (len(ids) // chunk_size, 1)) for ids in prompts])
+    starts = range(0, len(chunks), _LOOKED_UP_AT_ONCE)
+    at_once = [slice(start, start + _LOOKED_UP_AT_ONCE) for start in starts]
+    parts = [retrieve_each(retriever, first_chunks[rows], chunks[rows], num_neighbours) for rows in at_once]
     found, start = Neighbours.joined(parts), 0
     for ids in prompts:
         stop = start + len(ids) // chunk_size
@@ -198,7 +198,7 @@ def _completed(
     if found is None or len(found.ids) >= count or retriever is None:
         return found
     later = ids[len(found.ids) * m : count * m].reshape(-1, m)
-    return found.followed_by(retriever.retrieve(later, found.ids.shape[-1]))
+    return found.followed_by(for_text(retriever, ids[:m]).retrieve(later, found.ids.shape[-1]))
 
 
 def read_lines(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -22,7 +22,7 @@ from indexing.client import RemoteRetriever
 from indexing.corpus import Document
 from indexing.errors import DatastoreError, InputError
 from indexing.index import FlatIndex
-from indexing.neighbours import NO_CHUNK, Neighbours, Retriever
+from indexing.neighbours import NO_CHUNK, Neighbours, Retriever, for_text
 from indexing.pipeline.spec_chunks import SpecChunks
 from indexing.pipeline.specs import CHUNK_KEYS, INDEX_KEYS, open_embeddings, read_data_spec, read_index_spec
 from indexing.retrievers import Filtered, Reader, stored
@@ -365,14 +365,16 @@ def sliding_windows(
 def retrieved(
     retriever: Retriever, chunks: np.ndarray, num_neighbours: int, pad_id: int, own: int = -1
 ) -> Neighbours:
-    """What a retriever finds for all chunks (l, m) of one document that has the number `own` in what it looks
-    into (-1: is not there), and so gets nothing from itself; a service cannot leave documents out. Where
-    leakage is filtered, the chunk after each is what must not leak."""
+    """What a retriever finds for all chunks (l, m), from the first on, of one document that has the number
+    `own` in what it looks into (-1: is not there), and so gets nothing from itself; a service cannot leave
+    documents out. Where leakage is filtered, the chunk after each is what must not leak."""
     more: dict[str, np.ndarray] = {}
     if own >= 0 and not isinstance(retriever, RemoteRetriever):
         more["exclude_documents"] = np.full(len(chunks), own)
     if isinstance(retriever, Filtered):
         more["continuations"] = np.concatenate([chunks[1:], np.full_like(chunks[:1], pad_id)])
+    if len(chunks):
+        retriever = for_text(retriever, chunks[0])
     return retriever.retrieve(chunks, num_neighbours, **more)
 
 
