@@ -224,6 +224,16 @@ def test_cards_say_how_close_how_much_read_and_how_much_copied(show):
     ]
 
 
+@pytest.mark.parametrize("metric, order", [
+    ("squared L2", "nearest first"), ("", "nearest first"), ("drawn at random", "drawn at random"),
+    ("similarity with first chunks", "by similarity with first chunks, best first"),
+])  # fmt: skip
+def test_the_order_of_the_cards_is_said(show, metric, order):
+    value = trace()
+    value["datastore"]["metric"] = metric
+    assert show(value).page.inner_text(".lens-found-note") == f"in factbook, {order}"
+
+
 def test_one_selection_runs_through_text_neighbours_and_map(show):
     value = trace()
     page = show(value).page

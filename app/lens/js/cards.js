@@ -18,12 +18,18 @@ function drawCards() {
   const refocus = focusIn(holder);
   holder.replaceChildren();
   const count = chunk ? chunk.neighbours.length : 0;
-  part("found-note").textContent = count && view.trace.datastore ? "in " + display(view.trace.datastore.name) + ", nearest first" : "";
+  part("found-note").textContent = count && view.trace.datastore ? "in " + display(view.trace.datastore.name) + ", " + orderOf(view.trace.datastore.metric) : "";
   if (!count) holder.append(make("p", "lens-none", nothingFound(chunk)));
   else chunk.neighbours.forEach((neighbour, j) => holder.append(card(chunk.neighbours, j)));
   if (chunk && canChange() && count < view.trace.model.num_neighbours) holder.append(emptyPlace(count));
   if (refocus) holder.querySelector(refocus)?.focus({ preventScroll: true });
   takeOver();
+}
+
+// In which order a measure puts neighbours. Traces of other programs may not say by what.
+function orderOf(metric) {
+  if (!metric || metric === "squared L2") return "nearest first";
+  return metric === "drawn at random" ? metric : "by " + display(metric) + ", best first";
 }
 
 // Where the keyboard is among the cards, to be there again when they are made anew.
