@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 
 from indexing import paths
+from indexing.beginnings import FIRST_CHUNK
 from indexing.datastore import Datastore
 from indexing.files import write_bytes
+from indexing.retrievers import DEFAULT_RETRIEVER, open_lookup
 from retro_core.checkpoint import load_model
 from retro_core.config import GenerationConfig
 from retro_core.explain import explain
@@ -21,8 +23,9 @@ from retro_core.generation import Prompted, Retrieved, Token, generate
 
 HERE = Path(__file__).resolve().parent
 
-# file name, title, prompt, datastore, settings that differ from the defaults. The countries were held out of
-# training. The first two are one prompt with two datastores: the facts change, the model does not.
+# file name, title, prompt, datastore, retriever, settings that differ from the defaults. The countries were
+# held out of training. The first two are one prompt with two datastores: the facts change, the model does
+# not. Of a page, the beginning alone says what country it is about.
 SWAPPED = "Ghana — People and Society\nPopulation:"
 EXAMPLES = [
     (
@@ -30,6 +33,7 @@ EXAMPLES = [
         "Ghana's population, from the 2025 edition",
         SWAPPED,
         "factbook-2025",
+        DEFAULT_RETRIEVER,
         {"max_new_tokens": 64, "temperature": 0.0},
     ),
     (
@@ -37,6 +41,7 @@ EXAMPLES = [
         "the same prompt, from the 2015 edition",
         SWAPPED,
         "factbook-2015",
+        DEFAULT_RETRIEVER,
         {"max_new_tokens": 64, "temperature": 0.0},
     ),
     (
@@ -45,6 +50,7 @@ EXAMPLES = [
         "Ghana — Geography\nLocation: Western Africa, bordering the Gulf of Guinea, between Cote d'Ivoire "
         "and Togo\nGeographic coordinates: 8 00 N, 2 00 W\nMap references: Africa\nArea: total :",
         paths.DEMO_DATASTORE,
+        FIRST_CHUNK,
         {"max_new_tokens": 190, "temperature": 0.5},
     ),
     (
@@ -52,6 +58,7 @@ EXAMPLES = [
         "Ireland's economy",
         "Ireland — Economy\nEconomic overview: high-income, export-oriented EU economy;",
         paths.DEMO_DATASTORE,
+        FIRST_CHUNK,
         {"max_new_tokens": 190, "temperature": 0.5},
     ),
     (
@@ -60,6 +67,7 @@ EXAMPLES = [
         "The old clockmaker closed the shutters, lit the lamp and laid the broken watch on the table. “It "
         "has not run since the night of the storm,” the girl said,",
         paths.DEMO_DATASTORE,
+        DEFAULT_RETRIEVER,
         {"max_new_tokens": 128, "ignore_end": True},
     ),
 ]
@@ -67,13 +75,13 @@ EXAMPLES = [
 
 def main() -> int:
     loaded = load_model(paths.DEMO_MODEL)
-    for name, title, prompt, source, settings in EXAMPLES:
+    for name, title, prompt, source, form, settings in EXAMPLES:
         config = GenerationConfig(**settings)
         datastore = Datastore.open(source, tokenizer=loaded.tokenizer)
         ids: list[int] = []
         neighbours = []
         prompted = 0
-        for event in generate(loaded.model, loaded.tokenizer, prompt, datastore, config):
+        for event in generate(loaded.model, loaded.tokenizer, prompt, open_lookup(form, datastore), config):
             match event:
                 case Prompted():
                     ids, prompted = list(event.tokens), len(event.tokens)
