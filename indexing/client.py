@@ -149,7 +149,7 @@ class ServiceClient:
                 embedder_name=_text(embedder["name"]),
                 embedder_fingerprint=_text(embedder["fingerprint"]),
                 dim=_count(embedder["dim"], least=1),
-                retrievers=_texts(answer["retrievers"]),
+                retrievers=_forms(answer["retrievers"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._unusable(f"/v1/info has no proper {_clause(error)}") from error
@@ -622,7 +622,7 @@ def _finite(value: object) -> float:
     return float(value)
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _forms(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError("list of retrievers")
     return tuple(_text(each) for each in value)

@@ -91,7 +91,7 @@ FORGED = [
     ("/retrieve", {"text": "x", "k": 17}, "from 1 to 16, got 17"),
     ("/retrieve", {"text": "x", "k": True}, "k"),
     ("/retrieve", {"text": "x", "k": 1.5}, "k must be a whole number"),
-    ("/retrieve", {"text": "x", "retriever": "dense:7"}, "There are: dense, bm25"),
+    ("/retrieve", {"text": "x", "retriever": "dense:7"}, "There are: dense, first-chunk"),
     ("/retrieve", {"text": "x", "retriever": {"a": 1}}, "There is no retriever"),
     ("/retrieve", {"text": "x", "datastore": "../../etc"}, "There is no datastore '../../etc' here"),
     ("/retrieve", {"text": "x", "datastore": "<b>&"}, "There is no datastore '<b>&' here"),

@@ -2,6 +2,9 @@
 
 from browsing import frames, page_tests
 
+from app import services
+from indexing import paths
+
 pytestmark = page_tests
 
 
@@ -42,10 +45,12 @@ def test_a_newcomer_mutes_edits_swaps_branches_forks_and_comes_back(open_page):
         " await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));"
         " return performance.now() - begun; }"
     )
-    said(page, "Without #1 this chunk loses 1.95 nats per token")
+    chunk = services.read_trace(next((paths.ASSETS / "traces").glob("1-*"))).to_json()["chunks"][0]
+    gain, own = chunk["gain"], chunk["neighbours"][0]["influence"]["own"]
+    said(page, f"Without #1 this chunk loses {own:.2f} nats per token")
     assert took < 500  # some 50 ms where nothing else runs
     assert (
-        "+1.90 → −0.05" in strip.inner_text()
+        f"+{gain:.2f} → {gain - own:+.2f}".replace("-", "−") in strip.inner_text()
         and "muted" in page.locator(".lens-neighbour").first.inner_text()
     )
     page.locator(".lens-text").focus()
@@ -95,7 +100,7 @@ def test_a_newcomer_mutes_edits_swaps_branches_forks_and_comes_back(open_page):
     shown(page, 3)
     act(page, "swap")
     page.locator(".lens-go").click()
-    said(page, "swapped with #1 of chunk 1: Chunk")
+    said(page, "#1 of chunk 1 swapped with #1 of chunk 2: Chunk 1 → 2 loses")
     assert page.locator(".lens-changed", has_text="moved").count() == 1
     page.locator(".lens-enlarge").click()
     assert page.locator("dialog.lens-full[open] .lens-base").is_visible()
