@@ -126,8 +126,7 @@ def going_on(
         one = ongoing.begin(work(*args, **named), num_outputs, own, who, is_wanted)
         known = {"id": one.id, "server": services.STARTED}
         for values in ongoing.watch(one, own):
-            yield *values, known
-            known = gr.skip()
+            yield *values, known  # each time, see `resume`
         yield *(gr.skip() for _ in range(num_outputs)), NOTHING
 
     return begun
@@ -161,20 +160,21 @@ def found(known: Any, who: policy.Visitor) -> Found:
 
 def resume(num_outputs: int, said: int, session: Callable[[gr.Request | None], str]) -> Callable:
     """A handler that watches what was begun before the page was loaded anew: the id of what goes on -> (the
-    outputs of `wire`, what the browser keeps, its buttons). Output number `said` is the progress."""
+    outputs of `wire`, what the browser keeps, its buttons). Output number `said` is the progress.
+
+    The buttons are set with each answer, though the first would do: two that arrive before the page knows
+    their event are taken as one, the second, and what only the first one said is lost."""
 
     @shows_errors
     def watched(known: str | None = None, request: gr.Request | None = None) -> Iterator[tuple[Any, ...]]:
-        stays = gr.skip(), gr.skip()
         one = ongoing.find(known, policy.visitor(request))
         if one is None:
-            yield *_only(gr.skip(), said, num_outputs), gr.skip(), *stays
+            yield *_only(gr.skip(), said, num_outputs), gr.skip(), gr.skip(), gr.skip()
             return
-        buttons, error = (gr.Button(interactive=False), gr.Button(interactive=True)), None
+        error = None
         try:
             for values in ongoing.watch(one, session(request)):
-                yield *values, gr.skip(), *buttons
-                buttons = stays
+                yield *values, gr.skip(), gr.Button(interactive=False), gr.Button(interactive=True)
         except Exception as failed:
             error = failed
         yield (
