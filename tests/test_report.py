@@ -225,6 +225,8 @@ def test_what_was_not_measured_is_not_in_the_report():
     parts = report(result(held=bare))
     assert not [part for part in parts if "leak" in getattr(part, "name", "")]
     assert report(result()) and "Nothing was measured" in in_short(result())[0]
+    swept = {key: probe()[key] for key in ("documents", "tokens", "sweeps")}
+    assert "were not compared" in in_short(result(held=swept))[0]
 
 
 def test_two_results_side_by_side(tmp_path):

@@ -79,7 +79,11 @@ def in_short(result: Mapping[str, Any]) -> list[str]:
             f"With another datastore the facts change: in {share_words(swap['swaps'])} of {swap['count']:,} "
             "prompts the model writes, with each datastore, the value that stands in it."
         )
-    return sentences or ["Nothing was measured on held-out documents."]
+    if sentences:
+        return sentences
+    if any("sweeps" in probe or "comparators" in probe for probe in result["probes"].values()):
+        return ["On and Off were not compared over all documents; what was measured follows."]
+    return ["Nothing was measured on held-out documents."]
 
 
 def helps(probe: Mapping[str, Any]) -> str:
