@@ -13,6 +13,7 @@ from script_page import blank, texts  # noqa: F401
 from synthetic_trace import CHUNK, HEADS, LAYERS, LENGTH, pack, synthetic_view
 
 from app.lens import RetroLens
+from indexing.neighbours import DRAWN, SQUARED_L2, WITH_FIRST_CHUNK
 
 SCRIPTS = tuple(
     f"lens/js/{name}.js"
@@ -225,8 +226,8 @@ def test_cards_say_how_close_how_much_read_and_how_much_copied(show):
 
 
 @pytest.mark.parametrize("metric, order", [
-    ("squared L2", "nearest first"), ("", "nearest first"), ("drawn at random", "drawn at random"),
-    ("similarity with first chunks", "by similarity with first chunks, best first"),
+    (SQUARED_L2, "nearest first"), ("", "nearest first"), (DRAWN, "drawn at random"),
+    (WITH_FIRST_CHUNK, "by similarity with first chunks, best first"),
 ])  # fmt: skip
 def test_the_order_of_the_cards_is_said(show, metric, order):
     value = trace()
